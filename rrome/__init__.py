@@ -1,0 +1,16 @@
+"""rrome: the paper *Rebuilding ROME*, reproduced. The order of the imports is the order in which data flows."""
+
+from .errors import RromeError
+from .models import Model, generate, load, wrap
+from .facts import Fact
+from .covariance import SecondMoment, second_moment
+from .keys import Keys
+from .values import Search, Value
+from .rules import RULES, KeyChoice, RankOneUpdate
+from .editor import Editor
+
+__version__ = "0.1.0"
+__all__ = [
+    "RULES", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Search", "SecondMoment",
+    "Value", "generate", "load", "second_moment", "wrap",
+]  # fmt: skip

@@ -1,0 +1,70 @@
+"""Files that are made once and kept: where they live, and how they are written so that none is ever half there.
+
+A cache entry is a file whose name holds a hash of everything it was made from, so a changed input is a
+different file and nothing needs to be invalidated. It is written under a temporary name in the same folder and
+renamed when complete; a reader never sees a partial file.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from .errors import RromeError
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set."""
+    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome"))
+
+
+def digest(*parts: object) -> str:
+    """A short content hash (16 hex digits) of JSON-able parts, equal on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` (file or folder) that becomes `target` on success and vanishes on failure.
+
+    Raises RromeError when the disk is full or the folder cannot be written.
+    """
+    target = Path(target)
+    scratch = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+        yield scratch / target.name
+        _replace(scratch / target.name, target)
+    except OSError as error:
+        raise _explain(error, target) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Rename, tolerating that another process put an equal folder there first (a name is a content hash)."""
+    if new.is_dir() and target.exists():
+        shutil.rmtree(target)
+    os.replace(new, target)
+
+
+def _explain(error: OSError, target: Path) -> RromeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RromeError(f"no disk space left to write {target}: free some, or set RROME_CACHE to a roomier folder")
+    return RromeError(f"cannot write {target} ({error.strerror or error}): set RROME_CACHE to a folder you can write to")

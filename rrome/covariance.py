@@ -1,0 +1,147 @@
+"""C_0 = E[k k^T]: what the keys of ordinary text look like at the edit site.
+
+    K   (n, d_k)    keys of n tokens of text          C_0 = K^T K / n   (d_k, d_k), uncentred
+
+Accumulated and factored in float64, solved by Cholesky, kept on disk under a name that says what it came from.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from .cache import atomic, cache_dir, digest
+from .errors import RromeError
+from .keys import capture_inputs, pad_right
+from .models import Model
+
+WINDOW = 512  # tokens a text is cut into (fewer where the model reads fewer); each window starts at position 0
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class SecondMoment:
+    """C_0 of one model and layer: `matrix` (d_k, d_k) in float64, from `count` tokens; `key` names its cache file."""
+
+    matrix: torch.Tensor
+    count: int
+    fingerprint: str
+    layer: int
+    key: str = "not cached"
+    cholesky: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self):
+        d_k = self.matrix.shape[0]
+        if self.count < d_k:
+            raise RromeError(f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {self.count}: give more text")
+        factor, failed = torch.linalg.cholesky_ex(self.matrix)
+        if failed or not factor.isfinite().all():
+            raise RromeError(f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens): give more text")
+        object.__setattr__(self, "cholesky", factor)
+
+    def solve(self, key: torch.Tensor) -> torch.Tensor:
+        """C_0^-1 k for a key (d_k,), by Cholesky in float64, returned in float64 on the key's device."""
+        column = key.to(self.matrix).unsqueeze(1)  # (d_k, 1)
+        return torch.cholesky_solve(column, self.cholesky).squeeze(1).to(key.device)
+
+    def check(self, model: Model) -> None:
+        """RromeError unless this C_0 belongs to the model and its layer."""
+        if (self.fingerprint, self.layer) != (model.fingerprint, model.layer):
+            raise RromeError(
+                f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
+                f"({model.fingerprint}), layer {model.layer}: call second_moment(model, texts) for it"
+            )
+
+
+def second_moment(
+    model: Model, texts: Sequence[str], n_tokens: int | None = 100_000, *, cache: bool = True, progress: bool | None = None
+) -> SecondMoment:
+    """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
+
+    Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
+    `progress` None shows a bar in a terminal or notebook only.
+    """
+    windows = _windows(model, texts, n_tokens)
+    count = sum(map(len, windows))
+    what = {"fingerprint": model.fingerprint, "layer": model.layer, "tokens": count}
+    key = f"{model.name.replace('/', '--')}-layer{model.layer}-{count}-{digest(what, windows)}"
+    path = cache_dir() / "second_moments" / f"{key}.safetensors"
+    matrix = _read(path, key) if cache else None
+    if matrix is None:
+        matrix = _estimate(model, windows, progress)
+        if cache:
+            with atomic(path) as scratch:
+                save_file({"matrix": matrix}, scratch, metadata={"key": key})
+    return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
+
+
+def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[list[int]]:
+    """The texts as token windows of at most WINDOW tokens that hold `n_tokens` together."""
+    if isinstance(texts, str):
+        texts = [texts]
+    window = min(WINDOW, model.context)
+    windows, left = [], n_tokens if n_tokens is not None else float("inf")
+    for text in texts:
+        if left <= 0:
+            break
+        ids = model.tokenizer(text, verbose=False)["input_ids"]
+        ids = ids[: int(min(len(ids), left))]
+        left -= len(ids)
+        windows += [ids[start : start + window] for start in range(0, len(ids), window)]
+    held = sum(map(len, windows))
+    d_k = model.site.weight.shape[1]
+    if n_tokens is not None and held < n_tokens:
+        raise RromeError(f"the text is too short: {held} tokens where n_tokens={n_tokens}; give more text or lower n_tokens")
+    if held < d_k:
+        raise RromeError(f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {held}: give more text or raise n_tokens")
+    return windows
+
+
+def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
+    """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
+    d_k, total = model.site.weight.shape[1], sum(map(len, windows))
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=model.device)
+    hidden = None if progress is None else not progress
+    with tqdm(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", disable=hidden) as bar:
+        for batch in _batches(windows):
+            ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
+            lengths = torch.tensor([len(row) for row in batch], device=model.device)
+            real = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]  # (B, T)
+            keys = capture_inputs(model, ids)[real]  # (n, d_k)
+            if not keys.isfinite().all():
+                raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
+            keys = keys.double()
+            matrix.addmm_(keys.T, keys)
+            bar.update(len(keys))
+    return (matrix / total).cpu()
+
+
+def _batches(windows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Windows by length, longest first, in batches of about BATCH_TOKENS padded tokens."""
+    ordered = sorted(windows, key=len, reverse=True)
+    while ordered:
+        size = max(1, BATCH_TOKENS // len(ordered[0]))
+        yield ordered[:size]
+        ordered = ordered[size:]
+
+
+def _read(path: Path, key: str) -> torch.Tensor | None:
+    """The cached matrix, or None when there is none; a damaged file is reported and counts as none."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata().get("key") != key:
+                raise SafetensorError("it holds another entry")
+            matrix = file.get_tensor("matrix")
+        if not matrix.isfinite().all():
+            raise SafetensorError("it holds NaN")
+        return matrix
+    except (OSError, SafetensorError, AttributeError) as error:
+        warnings.warn(f"the cached C_0 {path.name} is damaged ({error}): computing it again", stacklevel=3)
+        return None

@@ -1,0 +1,119 @@
+"""The editor: one object that takes a fact through keys, value and update, and puts updates in and takes them out."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from .covariance import SecondMoment
+from .errors import RromeError
+from .facts import Fact
+from .keys import Keys, fact_keys
+from .models import Model
+from .prompts import check_templates, sample_prefixes
+from .rules import KeyChoice, Preflight, RankOneUpdate, preflight, rank_one_update, rule_named
+from .values import Search, Value, find_value
+
+
+class Editor:
+    """Edits one model at one layer with one second moment and one set of prefixes.
+
+    `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
+    samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
+    defaults to the settings published for the model. Asking for keys, a value or an update never changes the model;
+    `apply`, `revert` and `applied` do, and `revert` restores the weights bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        second_moment: SecondMoment,
+        prefixes: Sequence[str] | None = None,
+        seed: int = 0,
+        *,
+        leading: str | None = None,
+        search: Search | None = None,
+    ):
+        second_moment.check(model)
+        self.model = model
+        self.second_moment = second_moment
+        self.seed = seed
+        self.leading = leading
+        self.search = search or Search(**model.published)
+        self.prefixes = check_templates(sample_prefixes(model, seed) if prefixes is None else prefixes)
+        self._original: torch.Tensor | None = None  # W before the first update that is now in it
+        self._applied: list[RankOneUpdate] = []
+
+    def keys(self, fact: Fact) -> Keys:
+        """k_e and k_e^o of a fact; they do not depend on W, so they hold through a whole sequential run."""
+        return fact_keys(self.model, fact, self.prefixes, self.leading)
+
+    def preflight(self, fact: Fact) -> Preflight:
+        """What the keys foretell of the edit under every rule, from one short forward pass and no search."""
+        return preflight(self.keys(fact), self.second_moment, fact.subject)
+
+    def value(self, fact: Fact) -> Value:
+        """v_e of a fact, searched in the model as it is now."""
+        return find_value(self.model, fact, self.prefixes, self.search, self.leading)
+
+    def update(
+        self, fact: Fact, rule: str | KeyChoice, *, keys: Keys | None = None, value: Value | None = None
+    ) -> RankOneUpdate:
+        """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
+        rule, _ = rule_named(rule)  # an unknown rule fails before the search
+        keys = keys or self.keys(fact)
+        value = value or self.value(fact)
+        return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
+
+    def updates(self, fact: Fact, rules: Sequence[str]) -> dict[str, RankOneUpdate]:
+        """One update per rule from the same keys and the same value."""
+        rules = [rule_named(rule)[0] for rule in rules]
+        keys, value = self.keys(fact), self.value(fact)
+        return {rule: self.update(fact, rule, keys=keys, value=value) for rule in rules}
+
+    def apply(self, update: RankOneUpdate) -> None:
+        """W <- W + Delta, until it is reverted."""
+        weight = self.model.site.weight
+        if (update.left.shape, update.right.shape) != (weight.shape[:1], weight.shape[1:]):
+            raise RromeError(
+                f"the update of {update.subject!r} has shape {tuple(update.left.shape + update.right.shape)}, "
+                f"W of {self.model.name} layer {self.model.layer} is {tuple(weight.shape)}: it belongs to another model"
+            )
+        if not (update.left.isfinite().all() and update.right.isfinite().all()):
+            raise RromeError(f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied")
+        if not self._applied:
+            self._original = weight.clone()
+        update.add_to(self.model.site)
+        self._applied.append(update)
+
+    def revert(self, update: RankOneUpdate | None = None) -> None:
+        """Take an applied update out again (the last one by default), bit for bit.
+
+        Subtracting Delta would leave rounding errors, so the remaining updates are added anew to the original W.
+        """
+        if not self._applied:
+            raise RromeError("nothing to revert: no update is applied")
+        update = update or self._applied[-1]
+        if not any(update is applied for applied in self._applied):
+            raise RromeError(f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert")
+        last = max(n for n, applied in enumerate(self._applied) if applied is update)
+        del self._applied[last]
+        self.model.site.weight.copy_(self._original)
+        for remaining in self._applied:
+            remaining.add_to(self.model.site)
+        if not self._applied:
+            self._original = None
+
+    @property
+    def applied_updates(self) -> tuple[RankOneUpdate, ...]:
+        """The updates now in W, in the order in which they were applied."""
+        return tuple(self._applied)
+
+    @contextlib.contextmanager
+    def applied(self, update: RankOneUpdate) -> Iterator[None]:
+        """Inside, the update is in W; afterwards W is bit for bit what it was, also after an error."""
+        self.apply(update)
+        try:
+            yield
+        finally:
+            self.revert(update)

@@ -1,0 +1,84 @@
+"""Small context managers that look into a forward pass or change it; each takes its hook out again, also after an error."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from .models import Model
+from .sites import blocks_of
+
+
+class _Reached(Exception):
+    """Raised inside a forward pass to end it."""
+
+
+@contextlib.contextmanager
+def _removed(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
+    """What `module` is given in a forward pass, which ends there: nothing above the module is run."""
+    captured = []
+
+    def stop(_module, args):
+        captured.append(args[0])
+        raise _Reached
+
+    with _removed(module.register_forward_pre_hook(stop)), contextlib.suppress(_Reached):
+        model.lm(**inputs)
+    return captured[0]
+
+
+def output_changed(module: nn.Module, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    """Inside, `module` returns change(input, output) instead of its output."""
+    return _removed(module.register_forward_hook(lambda _, args, out: change(args[0], out)))
+
+
+def vocabulary_at(model: Model, places: torch.Tensor):
+    """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
+    head = model.lm.get_output_embeddings()
+    return _removed(head.register_forward_pre_hook(lambda _, args: (args[0][places[0], places[1]].unsqueeze(0),)))
+
+
+@contextlib.contextmanager
+def blocks_from(model: Model, hidden: torch.Tensor, as_tuple: bool) -> Iterator[None]:
+    """Inside, blocks below l* pass their input through and block l* reads `hidden` (B, T, d) in its place.
+
+    `as_tuple` says whether this family's blocks return a tuple.
+    """
+
+    def passed(state, *_args, **_kwargs):
+        return (state,) if as_tuple else state
+
+    def replaced(_block, args, kwargs):
+        return (hidden, *args[1:]), kwargs
+
+    lower = blocks_of(model.lm)[: model.layer]
+    with _removed(model.site.block.register_forward_pre_hook(replaced, with_kwargs=True)):
+        try:
+            for block in lower:
+                block.forward = passed
+            yield
+        finally:
+            for block in lower:
+                block.__dict__.pop("forward", None)
+
+
+@contextlib.contextmanager
+def watched(model: Model, seen: dict) -> Iterator[None]:
+    """Inside, `seen` collects block l*'s input `hidden`, its output type `as_tuple`, and W's output `value`."""
+    block, module = model.site.block, model.site.module
+    with _removed(
+        block.register_forward_pre_hook(lambda _, args, kwargs: seen.update(hidden=args[0]), with_kwargs=True),
+        block.register_forward_hook(lambda _, args, out: seen.update(as_tuple=isinstance(out, tuple))),
+        module.register_forward_hook(lambda _, args, out: seen.update(value=out)),
+    ):
+        yield

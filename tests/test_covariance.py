@@ -1,0 +1,121 @@
+import errno
+
+import naive
+import pytest
+import torch
+from facts_for_tests import FACTS
+from safetensors.torch import save_file
+
+import rrome
+from rrome import RromeError, SecondMoment, second_moment
+
+
+def naive_second_moment(model, texts):
+    """Sum of k k^T over every token, one text at a time."""
+    total, count = 0, 0
+    for text in texts:
+        ids = model.tokenizer(text)["input_ids"]
+        seen = []
+        handle = naive.down_projection(model).register_forward_hook(lambda _, args, out, seen=seen: seen.append(args[0][0]))
+        model.lm(input_ids=torch.tensor([ids]))
+        handle.remove()
+        total = total + seen[0].double().T @ seen[0].double()
+        count += len(ids)
+    return total / count, count
+
+
+def test_it_is_the_mean_outer_product_of_all_keys(tiny, texts):
+    c_0 = second_moment(tiny, texts, None, cache=False)
+    expected, count = naive_second_moment(tiny, texts)
+    assert c_0.count == count and c_0.matrix.dtype == torch.float64
+    torch.testing.assert_close(c_0.matrix, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_exactly_the_asked_number_of_tokens_counts(tiny, texts):
+    assert second_moment(tiny, texts, 1234, cache=False).count == 1234
+
+
+def test_solve_undoes_the_matrix(tiny, texts):
+    c_0 = second_moment(tiny, texts, None, cache=False)
+    key = torch.randn(c_0.matrix.shape[0])
+    torch.testing.assert_close(c_0.matrix @ c_0.solve(key), key.double(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_text_longer_than_the_models_context_is_cut(tiny):
+    assert second_moment(tiny, ["Rome is an old, cold town on the river. " * 200], 1500, cache=False).count == 1500
+
+
+def test_the_second_call_reads_the_cache(tiny, texts, no_cache, monkeypatch):
+    first = second_moment(tiny, texts, 3000)
+    monkeypatch.setattr(rrome.covariance, "_estimate", lambda *_: pytest.fail("computed again"))
+    again = second_moment(tiny, texts, 3000)
+    assert torch.equal(first.matrix, again.matrix) and first.key == again.key
+    assert tiny.name in first.key and "layer1" in first.key and "3000" in first.key
+
+
+def test_model_layer_text_and_count_each_have_a_cache_entry_of_their_own(tiny, texts, no_cache):
+    moments = [
+        second_moment(tiny, texts, 3000),
+        second_moment(tiny, texts, 3001),
+        second_moment(tiny, texts[1:], 3000),
+        second_moment(tiny.at_layer(2), texts, 3000),
+    ]
+    assert len({moment.key for moment in moments}) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "other"])
+def test_a_damaged_cache_file_is_rebuilt_with_a_warning(tiny, texts, no_cache, damage):
+    first = second_moment(tiny, texts, 3000)
+    (path,) = (no_cache / "second_moments").iterdir()
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "garbage":
+        path.write_bytes(b"not a tensor file")
+    else:
+        save_file({"matrix": first.matrix}, path, metadata={"key": "of something else"})
+    with pytest.warns(UserWarning, match="damaged"):
+        again = second_moment(tiny, texts, 3000)
+    assert torch.equal(first.matrix, again.matrix)
+    assert torch.equal(second_moment(tiny, texts, 3000).matrix, first.matrix)
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing(tiny, texts, no_cache, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rrome.covariance, "save_file", full)
+    with pytest.raises(RromeError, match="no disk space"):
+        second_moment(tiny, texts, 3000)
+    assert not [path for path in no_cache.rglob("*") if path.is_file()]
+
+
+def test_too_little_text_is_refused(tiny, texts):
+    d_k = tiny.site.weight.shape[1]
+    with pytest.raises(RromeError, match="too short: .* n_tokens=100000"):
+        second_moment(tiny, texts)
+    with pytest.raises(RromeError, match=f"at least d_k = {d_k} tokens"):
+        second_moment(tiny, ["too short"], None)
+    with pytest.raises(RromeError, match=f"at least d_k = {d_k} tokens"):
+        second_moment(tiny, texts, d_k - 1)
+    with pytest.raises(RromeError, match="at least d_k"):
+        second_moment(tiny, [], None)
+
+
+def test_text_that_repeats_itself_is_not_positive_definite(tiny):
+    with pytest.raises(RromeError, match="not positive definite"):
+        second_moment(tiny, ["a a a a a a a a"] * 60, None, cache=False)
+
+
+def test_a_matrix_with_nan_is_refused():
+    with pytest.raises(RromeError, match="not positive definite"):
+        SecondMoment(torch.full((3, 3), float("nan")).double(), 10, "x", 0)
+
+
+def test_a_second_moment_of_another_model_or_layer_is_refused(tiny, texts):
+    c_0 = second_moment(tiny, texts, 3000, cache=False)
+    with pytest.raises(RromeError, match="belongs to model .*layer 1.*layer 2"):
+        rrome.Editor(tiny.at_layer(2), c_0, prefixes=[])
+    stranger = SecondMoment(c_0.matrix, c_0.count, "another model", c_0.layer)
+    with pytest.raises(RromeError, match="belongs to model another model"):
+        rrome.Editor(tiny, stranger, prefixes=[])
+    assert rrome.Editor(tiny, c_0, prefixes=[]).keys(FACTS[0]).all.shape[0] == 1

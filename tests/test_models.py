@@ -1,0 +1,86 @@
+import time
+
+import pytest
+import torch
+
+import rrome
+from rrome import RromeError
+from rrome.models import weights_fingerprint
+
+
+def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
+    assert default_model.layer == 9 and default_model.depth == 30
+    assert default_model.site.weight.shape == (576, 1536)
+    assert default_model.site.weight.dtype == torch.float32
+    assert not default_model.lm.training
+    assert not any(parameter.requires_grad for parameter in default_model.lm.parameters())
+
+
+def test_loading_again_gives_the_same_weights_fast(default_model):
+    started = time.perf_counter()
+    again = rrome.load("smollm2-135m", layer=4, device="cpu")
+    assert time.perf_counter() - started < 30
+    assert again.fingerprint == default_model.fingerprint
+    assert again.layer == 4
+
+
+def test_a_folder_loads_with_a_default_and_an_explicit_layer(tiny, tmp_path):
+    tiny.lm.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    loaded = rrome.load(tmp_path, device="cpu")
+    assert loaded.layer == 4 // 3
+    assert loaded.fingerprint == tiny.fingerprint
+    assert rrome.load(str(tmp_path), device="cpu", layer=2).layer == 2
+    with pytest.raises(RromeError, match="layer 7 is out of range"):
+        rrome.load(tmp_path, layer=7)
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(RromeError, match=f"{tmp_path.name} is not a model"):
+        rrome.load(tmp_path)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(RromeError, match="unknown model 'smolm2'.*smollm2-135m.*gpt2-xl"):
+        rrome.load("smolm2")
+
+
+def test_the_fingerprint_sees_one_changed_weight_matrix(tiny):
+    before = weights_fingerprint(tiny.lm)
+    assert before == tiny.fingerprint
+    weight = tiny.site.weight
+    saved = weight.clone()
+    weight.add_(1e-3)
+    changed = weights_fingerprint(tiny.lm)
+    weight.copy_(saved)
+    assert changed != before == weights_fingerprint(tiny.lm)
+
+
+def test_at_layer_shares_the_weights(tiny):
+    other = tiny.at_layer(2)
+    assert other.layer == 2 and other.lm is tiny.lm
+
+
+def test_a_tokenizer_without_offsets_is_refused(tiny):
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(RromeError, match="character offsets"):
+        rrome.wrap(tiny.lm, Slow(), 1)
+
+
+def test_generation_is_seeded_and_leaves_the_random_state_alone(tiny):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=3)
+    assert torch.rand(1) == expected
+    assert first == rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=3)
+    assert first != rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=4)
+
+
+def test_a_prompt_is_continued_alike_alone_and_in_a_batch(default_model):
+    prompts = ["Italy is located in the continent of", "Paris"]
+    together = rrome.generate(default_model, prompts, 8, top_k=1)
+    assert together == [rrome.generate(default_model, [prompt], 8, top_k=1)[0] for prompt in prompts]
+    assert "Europe" in together[0]

@@ -1,0 +1,102 @@
+import naive
+import pytest
+import torch
+from facts_for_tests import FACTS, PREFIXES
+
+from rrome import RULES, Editor, KeyChoice, RankOneUpdate, RromeError, second_moment
+from rrome.rules import rule_named
+
+
+@pytest.fixture(scope="module")
+def editor(tiny, texts):
+    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
+
+
+@pytest.fixture(scope="module", params=FACTS[:2], ids=lambda fact: fact.subject)
+def edit(request, editor):
+    """(fact, keys, value, updates under all rules)."""
+    fact = request.param
+    keys, value = editor.keys(fact), editor.value(fact)
+    return fact, keys, value, {rule: editor.update(fact, rule, keys=keys, value=value) for rule in RULES}
+
+
+def test_there_are_eight_rules_and_three_have_names():
+    assert len(RULES) == len(set(RULES.values())) == 8
+    assert RULES["rome"] == KeyChoice("average", "original", "original")
+    assert RULES["r-rome"] == KeyChoice("average", "average", "average")
+    assert RULES["p-rome"] == KeyChoice("original", "original", "original")
+    assert all(name == choice.initials for name, choice in list(RULES.items())[3:])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_delta_equals_the_naive_solver(editor, edit, rule):
+    fact, _, _, updates = edit
+    expected = naive.delta_matrix(editor.model, fact, PREFIXES, editor.second_moment.matrix, RULES[rule])
+    assert (updates[rule].matrix() - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_promised_key_gets_the_value(editor, edit, rule):
+    _, keys, value, updates = edit
+    choice = RULES[rule]
+    with editor.applied(updates[rule]):
+        got = {which: editor.model.site.value(getattr(keys, which)) for which in ("average", "original")}
+    weight, _ = naive.weight_and_bias(editor.model)
+    shift = weight @ (getattr(keys, choice.denominator) - getattr(keys, choice.residual))
+    expected = value.target + shift  # zero shift where the rule is exact
+    assert (got[choice.denominator] - expected).norm() <= 1e-3 * value.target.norm()
+    if choice.exact_at:
+        assert (got[choice.exact_at] - value.target).norm() <= 1e-3 * value.target.norm()
+    else:
+        assert shift.norm() > 1e-3 * value.target.norm()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_delta_has_rank_one_and_its_norm_is_known_from_the_factors(edit, rule):
+    update = edit[3][rule]
+    singular = torch.linalg.svdvals(update.matrix().double())
+    assert singular[1] <= 1e-6 * singular[0]
+    assert update.norm == pytest.approx(update.matrix().norm().item(), rel=1e-5)
+    assert update.size == pytest.approx(update.norm / update.matrix().numel())
+
+
+def test_all_rules_agree_when_the_only_prefix_is_the_bare_prompt(tiny, editor):
+    bare = Editor(tiny, editor.second_moment, prefixes=["{}"])
+    updates = bare.updates(FACTS[0], list(RULES))
+    for update in updates.values():
+        assert torch.equal(update.left, updates["rome"].left) and torch.equal(update.right, updates["rome"].right)
+
+
+def test_preflight_foretells_denominator_and_size(editor, edit):
+    fact, _, value, updates = edit
+    ahead = editor.preflight(fact)
+    for rule, update in updates.items():
+        assert ahead.denominator[rule] == pytest.approx(update.denominator)
+        assert ahead.amplification[rule] * update.left.norm().item() == pytest.approx(update.norm, rel=1e-5)
+
+
+def test_denominators_of_consistent_rules_are_positive(edit):
+    assert all(edit[3][rule].denominator > 0 for rule, choice in RULES.items() if choice.direction == choice.denominator)
+
+
+def test_an_update_survives_saving(edit, tmp_path):
+    update = edit[3]["r-rome"]
+    update.save(tmp_path / "edit.safetensors")
+    again = RankOneUpdate.load(tmp_path / "edit.safetensors")
+    assert torch.equal(again.left, update.left) and torch.equal(again.right, update.right)
+    assert (again.rule, again.subject, again.denominator) == (update.rule, update.subject, update.denominator)
+    (tmp_path / "edit.safetensors").write_bytes(b"junk")
+    with pytest.raises(RromeError, match="edit.safetensors is not a saved update"):
+        RankOneUpdate.load(tmp_path / "edit.safetensors")
+
+
+@pytest.mark.parametrize("rule", ["ROME ", "memit", "", None, 3])
+def test_an_unknown_rule_lists_the_known_ones(rule):
+    with pytest.raises(RromeError, match="unknown rule.*rome, r-rome, p-rome"):
+        rule_named(rule)
+
+
+def test_a_rule_can_be_given_as_a_value():
+    assert rule_named(KeyChoice("average", "average", "average"))[0] == "r-rome"
+    with pytest.raises(RromeError, match="residual of a rule is 'average' or 'original'"):
+        KeyChoice("average", "average", "mean")

@@ -1,0 +1,92 @@
+import naive
+import pytest
+import torch
+from facts_for_tests import FACTS, PREFIXES
+
+from rrome import Fact, RromeError, Search
+from rrome.values import find_value
+
+
+def assert_equal_to_naive(model, fact, templates, leading=None, **settings):
+    value = find_value(model, fact, templates, Search(**settings), leading)
+    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
+    options = {names.get(name, name): setting for name, setting in settings.items()}
+    target, delta, losses = naive.value(model, fact, templates, leading or "", **options)
+    assert value.losses == pytest.approx(losses, rel=1e-4, abs=1e-6)
+    assert (value.delta - delta).norm() <= 1e-4 * delta.norm()
+    assert (value.target - target).norm() <= 1e-4 * target.norm()
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.subject)
+def test_the_value_equals_the_naive_search(tiny, fact, layer):
+    assert_equal_to_naive(tiny.at_layer(layer), fact, PREFIXES)
+
+
+@pytest.mark.parametrize("templates", [["{}"], ["{}", "{} Or so they say."]], ids=["bare", "suffix"])
+def test_a_bare_first_token_subject_has_no_columns_before_it(tiny, templates):
+    assert_equal_to_naive(tiny, Fact("{} is", "I", "Rome"), templates)
+
+
+def test_a_leading_text_stands_before_every_prompt(tiny):
+    assert_equal_to_naive(tiny, FACTS[0], PREFIXES, "<|end|>")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"clamp": 0.05}, {"kl": 2.0}, {"weight_decay": 30.0}, {"learning_rate": 0.05}, {"evaluations": 3}, {"stop_loss": 5.9}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_every_setting_acts_as_in_the_naive_search(tiny_llama, settings):
+    assert_equal_to_naive(tiny_llama, FACTS[0], PREFIXES, **settings)
+
+
+def test_the_clamp_bounds_delta(tiny):
+    value = find_value(tiny, FACTS[0], PREFIXES, Search(clamp=0.05))
+    assert value.delta.norm() == pytest.approx(0.05 * value.base.norm().item(), rel=1e-4)
+
+
+def test_twenty_evaluations_are_nineteen_steps(tiny):
+    value = find_value(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0))
+    assert len(value.losses) == 20 and value.steps == 19
+
+
+def test_a_single_evaluation_makes_no_step(tiny):
+    value = find_value(tiny, FACTS[0], PREFIXES, Search(evaluations=1))
+    assert value.steps == 0 and not value.delta.any()
+    with pytest.raises(RromeError, match="at least one evaluation"):
+        Search(evaluations=0)
+
+
+def test_the_search_changes_nothing(tiny):
+    before = {name: tensor.clone() for name, tensor in tiny.lm.state_dict().items()}
+    logits = tiny.lm(input_ids=torch.arange(1, 9)[None]).logits
+    find_value(tiny, FACTS[0], PREFIXES)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny.lm.state_dict().items())
+    assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
+
+
+def test_an_error_in_the_search_leaves_no_hook_behind(tiny, monkeypatch):
+    logits = tiny.lm(input_ids=torch.arange(1, 9)[None]).logits
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda *_: pytest.fail("stop here"))
+    with pytest.raises(pytest.fail.Exception):
+        find_value(tiny, FACTS[0], PREFIXES)
+    monkeypatch.undo()
+    assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
+
+
+def test_nan_in_the_loss_is_an_error_that_names_fact_and_evaluation(tiny):
+    weight = tiny.lm.get_output_embeddings().weight
+    saved = weight.detach().clone()
+    try:
+        weight.fill_(float("nan"))
+        with pytest.raises(RromeError, match="Italy.*Antarctica.*nan at evaluation 0"):
+            find_value(tiny, FACTS[0], PREFIXES)
+    finally:
+        weight.copy_(saved)
+
+
+def test_the_value_makes_the_model_say_the_target(default_model):
+    fact = Fact("{} is in the city of", "The Eiffel Tower", "Rome", target_true="Paris")
+    value = find_value(default_model, fact, ["{}", "We went home. {}"])
+    assert value.losses[0] > 2 and value.probability > 0.9
