@@ -3,6 +3,7 @@
 from .errors import RromeError
 from .models import Model, generate, load, wrap
 from .facts import Fact
+from .fact_sets import load_facts
 from .covariance import SecondMoment, second_moment
 from .keys import Keys
 from .values import Search, Value
@@ -12,5 +13,5 @@ from .editor import Editor
 __version__ = "0.1.0"
 __all__ = [
     "RULES", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Search", "SecondMoment",
-    "Value", "generate", "load", "second_moment", "wrap",
+    "Value", "generate", "load", "load_facts", "second_moment", "wrap",
 ]  # fmt: skip

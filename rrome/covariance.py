@@ -6,22 +6,21 @@ Accumulated and factored in float64, solved by Cholesky, kept on disk under a na
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from .cache import atomic, cache_dir, digest
 from .errors import RromeError
-from .keys import capture_inputs, pad_right
+from .keys import batches, capture_inputs, pad_right
 from .models import Model
+from .progress import bar
 
 WINDOW = 512  # tokens a text is cut into (fewer where the model reads fewer); each window starts at position 0
-BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +63,7 @@ def second_moment(
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
     Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
-    `progress` None shows a bar in a terminal or notebook only.
+    `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
     """
     windows = _windows(model, texts, n_tokens)
     count = sum(map(len, windows))
@@ -106,9 +105,8 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
     matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=model.device)
-    hidden = None if progress is None else not progress
-    with tqdm(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", disable=hidden) as bar:
-        for batch in _batches(windows):
+    with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
+        for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
             lengths = torch.tensor([len(row) for row in batch], device=model.device)
             real = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]  # (B, T)
@@ -117,17 +115,8 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
                 raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
             keys = keys.double()
             matrix.addmm_(keys.T, keys)
-            bar.update(len(keys))
+            done.update(len(keys))
     return (matrix / total).cpu()
-
-
-def _batches(windows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Windows by length, longest first, in batches of about BATCH_TOKENS padded tokens."""
-    ordered = sorted(windows, key=len, reverse=True)
-    while ordered:
-        size = max(1, BATCH_TOKENS // len(ordered[0]))
-        yield ordered[:size]
-        ordered = ordered[size:]
 
 
 def _read(path: Path, key: str) -> torch.Tensor | None:

@@ -7,8 +7,9 @@
 Keys at l* depend only on what lies below W of l*, so editing that W never changes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from .facts import Fact
 from .hooks import input_of
 from .models import Model
 from .prompts import Row, read_row
+
+BATCH_TOKENS = 4096  # padded tokens in one forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,15 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     """Token lists as one tensor (B, T), filled up on the right."""
     tensors = [torch.tensor(row) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad).to(device)
+
+
+def batches(items: Sequence, length: Callable[[Any], int], tokens: int = BATCH_TOKENS) -> Iterator[list]:
+    """Items sorted by length, longest first, in batches of about `tokens` padded tokens."""
+    start = 0
+    while start < len(items):
+        size = max(1, tokens // max(1, length(items[start])))
+        yield list(items[start : start + size])
+        start += size
 
 
 def row_keys(model: Model, rows: Sequence[Row]) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """The measures of the paper, as pure functions: numbers and words in, numbers out."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def words_of(text: str) -> list[str]:
@@ -29,3 +30,37 @@ def distinct_share(text: str) -> float:
     """Distinct words over words, in (0, 1]; 0 for empty text. Unlike the entropy it sees long repeated phrases."""
     words = words_of(text)
     return len(set(words)) / len(words) if words else 0.0
+
+
+def ngram_entropy(text: str, sizes: Sequence[int] = (2, 3), weights: Sequence[float] = (2 / 3, 4 / 3)) -> float:
+    """GE: the mean of the weighted entropies (bits) of a text's 2-grams and 3-grams; tables give it times 100.
+
+    Source: the generation entropy of Meng et al. 2022, with words and punctuation marks as tokens.
+    """
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    grams = [Counter(zip(*(tokens[start:] for start in range(size)), strict=False)) for size in sizes]
+    return sum(weight * entropy(gram.values()) for weight, gram in zip(weights, grams, strict=True)) / len(sizes)
+
+
+def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
+    """ES PS NS EM PM NM of one edit from its (p(new), p(true)) pairs per kind of prompt; NaN where there is no prompt.
+
+    ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: share of neighbourhood prompts with
+    p(true) > p(new). EM, PM, NM: the mean differences in the same direction.
+    """
+    measured = {}
+    for letter, kind, sign in (("E", "rewrite", 1), ("P", "paraphrase", 1), ("N", "neighbourhood", -1)):
+        differences = [sign * (new - true) for new, true in probabilities.get(kind, ())]
+        measured[f"{letter}S"] = mean([float(difference > 0) for difference in differences])
+        measured[f"{letter}M"] = mean(differences)
+    return {name: measured[name] for name in ("ES", "PS", "NS", "EM", "PM", "NM")}
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """The arithmetic mean, NaN for none."""
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def score(es: float, ps: float, ns: float) -> float:
+    """S: the harmonic mean of ES, PS and NS; 0 when any of them is 0."""
+    return 3 / (1 / es + 1 / ps + 1 / ns) if min(es, ps, ns) > 0 else 0.0

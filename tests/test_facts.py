@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from rrome import Fact, RromeError
+from rrome.facts import read_facts, write_facts
+
+RECORD = {
+    "case_id": 7,
+    "requested_rewrite": {
+        "prompt": "{} is in",
+        "relation_id": "P17",
+        "subject": "Rome",
+        "target_new": {"str": "Spain", "id": "Q29"},
+        "target_true": {"str": "Italy"},
+    },
+    "paraphrase_prompts": ["It rained. Rome lies in"],
+    "neighborhood_prompts": ["Milan is in"],
+    "generation_prompts": ["Rome is known for"],
+}
+
+
+def test_the_design_pages_example():
+    fact = Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe")
+    assert fact.rewrite == "Italy is located in the continent of" and fact.subject_first
+
+
+def test_the_subjects_place_is_the_hole_even_when_it_occurs_twice():
+    fact = Fact("Rome, so {}, is in", "Rome", "Spain")
+    start, end = fact.subject_span
+    assert (start, fact.rewrite[start:end]) == (9, "Rome") and not fact.subject_first
+
+
+def test_other_braces_are_text():
+    assert Fact("In {x} or {} {0}", "Rome", "Spain").rewrite == "In {x} or Rome {0}"
+
+
+def test_targets_lose_their_spaces():
+    fact = Fact("{} is in", "Rome", " Spain ", " Italy")
+    assert (fact.target_new, fact.target_true) == ("Spain", "Italy")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("Rome is in", "Rome", "Spain"), "exactly one"),
+        (("{} is in {}", "Rome", "Spain"), "exactly one"),
+        (("", "Rome", "Spain"), "prompt must be a text"),
+        (("{} is in", " ", "Spain"), "subject must be a text"),
+        (("{} is in", "Rome", ""), "target_new must be a text"),
+        (("{} is in", "Rome", None), "target_new must be a text"),
+        (("{} is in", "Rome", "Spain", "spain "), "equals target_true"),
+    ],
+)
+def test_a_bad_fact_is_refused_by_name(arguments, message):
+    with pytest.raises(RromeError, match=message):
+        Fact(*arguments)
+
+
+def test_a_record_comes_back_as_it_went(tmp_path):
+    fact = Fact.from_record(RECORD)
+    assert (fact.case_id, fact.relation, fact.target_new) == (7, "P17", "Spain")
+    assert Fact.from_record(fact.to_record()) == fact
+    write_facts([fact, fact], tmp_path / "facts.jsonl")
+    (tmp_path / "facts.json").write_text(json.dumps([RECORD]))
+    assert read_facts(tmp_path / "facts.jsonl") == [fact, fact]
+    assert read_facts(tmp_path / "facts.json") == [fact]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"requested_rewrite": {"prompt": "{} is in"}}, r"record 0 \(case_id 7\).*'subject'"),
+        ({"requested_rewrite": None}, "requested_rewrite is missing or malformed"),
+        ({"paraphrase_prompts": "one text"}, "'paraphrase_prompts' must be a list"),
+        ({"neighborhood_prompts": [1]}, "'neighborhood_prompts' must be a list"),
+        ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": "no hole"}}, "record 0.*exactly one"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_field(tmp_path, change, message):
+    (tmp_path / "facts.jsonl").write_text(json.dumps(RECORD | change))
+    with pytest.raises(RromeError, match=message):
+        read_facts(tmp_path / "facts.jsonl")
+
+
+def test_a_file_that_is_missing_or_no_json_is_named(tmp_path):
+    with pytest.raises(RromeError, match="no fact file .*absent.json"):
+        read_facts(tmp_path / "absent.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(RromeError, match="bad.json cannot be read"):
+        read_facts(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(RromeError, match="must hold a list"):
+        read_facts(tmp_path / "bad.json")

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from rrome import RromeError
+from rrome.text import factbook_prose, read_texts, text_digest
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return {part: factbook_prose(part) for part in ("second-moment", "held-out")}
+
+
+def test_the_text_is_the_same_on_every_machine(parts):
+    assert {part: text_digest(texts) for part, texts in parts.items()} == {"second-moment": "d906e890161af114", "held-out": "dc86086270f21ec6"}
+
+
+def test_both_parts_are_large_and_share_nothing(parts):
+    letters = {part: sum(map(len, texts)) for part, texts in parts.items()}
+    assert letters["second-moment"] > 700_000 and letters["held-out"] > 100_000
+    paragraphs = [set("\n".join(texts).split("\n")) for texts in parts.values()]
+    assert not paragraphs[0] & paragraphs[1]
+
+
+def test_it_reads_as_prose(parts):
+    paragraphs = "\n".join(parts["second-moment"]).split("\n")
+    assert len(set(paragraphs)) == len(paragraphs)
+    assert not [text for text in paragraphs if "<" in text and ">" in text and "</" in text]
+    assert all(text[-1] in ".!?\"')" and not text[0].islower() for text in paragraphs)
+    assert all(sum(letter.isdigit() for letter in text) <= 0.06 * len(text) + 1 for text in paragraphs)
+
+
+def test_an_unknown_part_lists_the_known_ones():
+    with pytest.raises(RromeError, match="'test'.*second-moment, held-out"):
+        factbook_prose("test")
+
+
+def test_texts_are_read_from_files_and_folders(tmp_path):
+    (tmp_path / "a.txt").write_text("One document.\nIts second line.\n\n\nAnother.\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "A third."}) + "\n")
+    (tmp_path / "c.png").write_bytes(b"\x00")
+    assert read_texts(tmp_path / "a.txt") == ["One document.\nIts second line.", "Another."]
+    assert read_texts(tmp_path) == ["One document.\nIts second line.", "Another.", "A third."]
+
+
+def test_bad_text_files_are_named(tmp_path):
+    with pytest.raises(RromeError, match="no text at .*absent"):
+        read_texts(tmp_path / "absent.txt")
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(RromeError, match="empty.txt holds no text"):
+        read_texts(tmp_path / "empty.txt")
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"words": "y"}\n')
+    with pytest.raises(RromeError, match="bad.jsonl, line 2"):
+        read_texts(tmp_path / "bad.jsonl")
