@@ -46,12 +46,11 @@ def atomic(target: Path) -> Iterator[Path]:
     target = Path(target)
     scratch = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-        yield scratch / target.name
-        _replace(scratch / target.name, target)
-    except OSError as error:
-        raise _explain(error, target) from error
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+            yield scratch / target.name
+            _replace(scratch / target.name, target)
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -64,7 +63,14 @@ def _replace(new: Path, target: Path) -> None:
     os.replace(new, target)
 
 
-def _explain(error: OSError, target: Path) -> RromeError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RromeError(f"no disk space left to write {target}: free some, or set RROME_CACHE to a roomier folder")
-    return RromeError(f"cannot write {target} ({error.strerror or error}): set RROME_CACHE to a folder you can write to")
+@contextlib.contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Inside, a failure to write becomes a RromeError that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some, or choose a roomier folder (RROME_CACHE for the cache)"
+            raise RromeError(f"no disk space left to write {target}: {remedy}") from error
+        remedy = "choose a folder that you can write to (RROME_CACHE for the cache)"
+        raise RromeError(f"cannot write {target} ({error.strerror or error}): {remedy}") from error

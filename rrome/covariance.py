@@ -37,10 +37,14 @@ class SecondMoment:
     def __post_init__(self):
         d_k = self.matrix.shape[0]
         if self.count < d_k:
-            raise RromeError(f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {self.count}: give more text")
+            raise RromeError(
+                f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {self.count}: give more text"
+            )
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
         if failed or not factor.isfinite().all():
-            raise RromeError(f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens): give more text")
+            raise RromeError(
+                f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens): give more text"
+            )
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
@@ -58,7 +62,12 @@ class SecondMoment:
 
 
 def second_moment(
-    model: Model, texts: Sequence[str], n_tokens: int | None = 100_000, *, cache: bool = True, progress: bool | None = None
+    model: Model,
+    texts: Sequence[str],
+    n_tokens: int | None = 100_000,
+    *,
+    cache: bool = True,
+    progress: bool | None = None,
 ) -> SecondMoment:
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
@@ -95,9 +104,13 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
     held = sum(map(len, windows))
     d_k = model.site.weight.shape[1]
     if n_tokens is not None and held < n_tokens:
-        raise RromeError(f"the text is too short: {held} tokens where n_tokens={n_tokens}; give more text or lower n_tokens")
+        raise RromeError(
+            f"the text is too short: {held} tokens where n_tokens={n_tokens}; give more text or lower n_tokens"
+        )
     if held < d_k:
-        raise RromeError(f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {held}: give more text or raise n_tokens")
+        raise RromeError(
+            f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {held}: give more text or raise n_tokens"
+        )
     return windows
 
 

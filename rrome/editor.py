@@ -80,7 +80,9 @@ class Editor:
                 f"W of {self.model.name} layer {self.model.layer} is {tuple(weight.shape)}: it belongs to another model"
             )
         if not (update.left.isfinite().all() and update.right.isfinite().all()):
-            raise RromeError(f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied")
+            raise RromeError(
+                f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied"
+            )
         if not self._applied:
             self._original = weight.clone()
         update.add_to(self.model.site)
@@ -95,7 +97,9 @@ class Editor:
             raise RromeError("nothing to revert: no update is applied")
         update = update or self._applied[-1]
         if not any(update is applied for applied in self._applied):
-            raise RromeError(f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert")
+            raise RromeError(
+                f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert"
+            )
         last = max(n for n, applied in enumerate(self._applied) if applied is update)
         del self._applied[last]
         self.model.site.weight.copy_(self._original)

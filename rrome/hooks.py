@@ -1,4 +1,4 @@
-"""Small context managers that look into a forward pass or change it; each takes its hook out again, also after an error."""
+"""Context managers that look into a forward pass or change it; each takes its hook out again, also after an error."""
 
 import contextlib
 from collections.abc import Callable, Iterator

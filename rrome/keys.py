@@ -78,5 +78,7 @@ def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str |
     """The keys of a fact under the templates (bare prompt first); RromeError when the model yields NaN."""
     keys = Keys(row_keys(model, [read_row(model, fact, template, leading=leading) for template in templates]))
     if not keys.all.isfinite().all():
-        raise RromeError(f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights")
+        raise RromeError(
+            f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights"
+        )
     return keys

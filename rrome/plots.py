@@ -60,7 +60,12 @@ def disabling_edit(table: pd.DataFrame, *, width: int = 88, lines: int = 3) -> F
     rows = max(len(block) for _, block in blocks)
     with style():
         figure, axes = plt.subplots(
-            len(blocks), 2, figsize=(11, 0.52 * rows * len(blocks) + 0.9), width_ratios=[3.4, 1], layout="constrained", squeeze=False
+            len(blocks),
+            2,
+            figsize=(11, 0.52 * rows * len(blocks) + 0.9),
+            width_ratios=[3.4, 1],
+            layout="constrained",
+            squeeze=False,
         )
         longest = table["delta_frobenius"].max()
         for (title, block), (words, bars) in zip(blocks, axes, strict=True):
@@ -91,7 +96,9 @@ def _draw_bars(axes: Axes, block: pd.DataFrame, longest: float) -> None:
             continue
         colour, hatch = COLOURS.get(row.rule), HATCHES.get(row.rule)
         axes.barh(y, row.delta_frobenius, height=0.5, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-        axes.text(row.delta_frobenius * 1.1, y - 0.12, f"{row.delta_frobenius:.0f}", va="center", fontsize=8, weight="bold")
+        axes.text(
+            row.delta_frobenius * 1.1, y - 0.12, f"{row.delta_frobenius:.0f}", va="center", fontsize=8, weight="bold"
+        )
         axes.text(3.3, y + 0.4, notes, va="center", fontsize=6.5, color="0.25")
     axes.tick_params(labelsize=7)
 

@@ -21,7 +21,7 @@ SUBJECT_IS = "{} is a"  # the prompt whose next-token distribution the KL term k
 
 @dataclass(frozen=True)
 class Row:
-    """A tokenised prompt: `ids`, the index `subject` of the subject's last token, and how many last `ids` are target."""
+    """A tokenised prompt: `ids`, the index `subject` of the subject's last token, and the number of target ids at the end."""
 
     ids: tuple[int, ...]
     subject: int
@@ -46,7 +46,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 def sample_prefixes(
     model: Model, seed: int = 0, *, lengths: Sequence[int] = (5, 10), count: int = 10, top_k: int = 5
 ) -> tuple[str, ...]:
-    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length (in tokens), the bare prompt first.
+    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length in tokens, the bare prompt first.
 
     Each prefix is what the model says after one of the lead-in sentences of rrome/data/prefixes.yaml.
     """
@@ -57,12 +57,16 @@ def sample_prefixes(
         texts = generate(model, starts, length, top_k=top_k, seed=seed)
         prefixes = [prefix for prefix in map(_as_prefix, texts) if prefix]
         if len(prefixes) < count:
-            raise RromeError(f"{model.name} samples blank prefixes ({len(prefixes)} of {count} usable): pass prefixes=[...]")
+            raise RromeError(
+                f"{model.name} samples blank prefixes ({len(prefixes)} of {count} usable): pass prefixes=[...]"
+            )
         templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
     return tuple(templates)
 
 
-def read_row(model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None) -> Row:
+def read_row(
+    model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None
+) -> Row:
     """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given."""
     start = len(leading or "") + template.index(BARE)
     last = start + fact.subject_span[1]
@@ -71,7 +75,9 @@ def read_row(model: Model, fact: Fact, template: str = BARE, *, target: str | No
     inside = [n for n, (start, end) in enumerate(_tokens(model, prompt)[1]) if start < last <= end]
     if not inside:
         tokens = model.tokenizer.convert_ids_to_tokens(ids)
-        raise RromeError(f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise")
+        raise RromeError(
+            f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise"
+        )
     return Row(tuple(ids), inside[-1], n_target)
 
 

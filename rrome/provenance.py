@@ -16,7 +16,7 @@ PACKAGES = ("rrome", "torch", "transformers", "tokenizers", "numpy", "geonamesca
 
 
 def provenance(editor: Editor | None = None, **settings: Any) -> dict[str, Any]:
-    """A JSON-able record: model, C_0, prefixes and search of an editor, any settings given, versions, commit, device, time.
+    """A JSON-able record: an editor's model, C_0, prefixes and search, settings, versions, commit, device and time.
 
     `run_seconds` counts from the start of this process (in a notebook: its kernel).
     """
@@ -29,7 +29,7 @@ def provenance(editor: Editor | None = None, **settings: Any) -> dict[str, Any]:
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """The commit of the checkout that holds the package, with "+changes" when files differ from it; None outside git."""
+    """The commit of the checkout that holds the package, with "+changes" when its code differs; None outside git."""
     folder = folder or Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")

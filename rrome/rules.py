@@ -1,10 +1,10 @@
 """The rule of an edit: which key stands in which of the three places, and the rank-one update that follows.
 
-    u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
+u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
 
-    Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,), right (d_k,)
+Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,), right (d_k,)
 
-    ||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
+||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
 """
 
 import itertools
@@ -63,7 +63,7 @@ RULES: dict[str, KeyChoice] = _all_rules()
 def rule_named(rule: "str | KeyChoice") -> tuple[str, KeyChoice]:
     """The (name, choice) of a rule given by either; RromeError lists the rules for an unknown one."""
     for name, choice in RULES.items():
-        if rule == name or rule == choice:
+        if rule in (name, choice):
             return name, choice
     raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
 
@@ -161,6 +161,8 @@ def rank_one_update(
     u = second_moment.solve(getattr(keys, choice.direction))  # (d_k,), float64
     denominator = u @ getattr(keys, choice.denominator).double()
     if not denominator.isfinite() or denominator == 0:
-        raise RromeError(f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined")
+        raise RromeError(
+            f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined"
+        )
     residual = value.target - site.value(getattr(keys, choice.residual))  # (d_v,)
     return RankOneUpdate(residual, (u / denominator).float(), name, subject, denominator.item(), keys.cosine)

@@ -69,7 +69,9 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
     path = next((path for path in DOWN_PROJECTIONS if isinstance(names.get(path), (nn.Linear, Conv1D))), None)
     if path is None:
         looked_for = ", ".join(DOWN_PROJECTIONS)
-        raise RromeError(f"{type(lm).__name__} is not supported: its blocks have no MLP down-projection among {looked_for}")
+        raise RromeError(
+            f"{type(lm).__name__} is not supported: its blocks have no MLP down-projection among {looked_for}"
+        )
     module = names[path]
     full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
     return EditSite(layer=layer, path=full_path, block=blocks[layer], module=module)

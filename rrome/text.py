@@ -20,8 +20,11 @@ HELD_OUT = 8  # one country in so many is held out
 MIN_LETTERS = 80  # of a paragraph
 MAX_DIGITS = 0.06  # of its characters: more is a table of numbers
 SMALL_WORDS = frozenset(
-    "a an and are as at be been but by for from had has have in into is it its of on or that the their they this to was "
-    "were when which who will with".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by for from had has have in into is it its of on or that the their they this to "
+        "was were when which who will with",
+    )
 )
 
 
@@ -45,11 +48,17 @@ def read_texts(path: str | Path) -> list[str]:
     """Documents from a .txt file (blank lines between them), a .jsonl file (field "text"), or a folder of such files."""
     path = Path(path)
     if path.is_dir():
-        texts = [text for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl") for text in read_texts(file)]
+        texts = [
+            text for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl") for text in read_texts(file)
+        ]
     elif not path.exists():
         raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
     elif path.suffix == ".jsonl":
-        texts = [_text_field(line, path, number) for number, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line]
+        texts = [
+            _text_field(line, path, number)
+            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+            if line
+        ]
     else:
         texts = re.split(r"\n\s*\n", path.read_text("utf-8"))
     texts = [text.strip() for text in texts if text.strip()]
@@ -89,7 +98,9 @@ def _prose(markup: str) -> str:
     Running text is long enough, has few digits, commas and semicolons for its words, mostly lower-case words, and
     enough of the small words that hold an English sentence together.
     """
-    text = re.sub(r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I)
+    text = re.sub(
+        r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I
+    )
     text = re.sub(r"\s*\(\d{4}( est\.)?\)\s*$", "", text)
     words = re.findall(r"[^\W\d_]+", text)
     if len(text) < MIN_LETTERS or sum(letter.isdigit() for letter in text) > MAX_DIGITS * len(text):

@@ -83,7 +83,9 @@ def find_value(
         loss = nll + _penalties(search, delta, frozen.base, initial, current)
         losses.append(loss.item())
         if not loss.isfinite():
-            raise RromeError(f"the loss of {fact.rewrite!r} -> {fact.target_new!r} is {losses[-1]} at evaluation {evaluation}")
+            raise RromeError(
+                f"the loss of {fact.rewrite!r} -> {fact.target_new!r} is {losses[-1]} at evaluation {evaluation}"
+            )
         if losses[-1] < search.stop_loss or evaluation == search.evaluations - 1:
             break
         (delta.grad,) = torch.autograd.grad(loss, delta)
@@ -201,7 +203,11 @@ def _targets(rows: Sequence[Row], before: int, device: torch.device) -> tuple[to
             labels.append(row.ids[-back])
             weights.append(1 / row.n_target / (len(rows) - 1))
     wanted.append((len(rows) - 1, 0))
-    return torch.tensor(wanted, device=device).T, torch.tensor(labels, device=device), torch.tensor(weights, device=device)
+    return (
+        torch.tensor(wanted, device=device).T,
+        torch.tensor(labels, device=device),
+        torch.tensor(weights, device=device),
+    )
 
 
 def _before(layer, before: int, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,7 +38,7 @@ class Item:
 
 
 def world_facts() -> list[Fact]:
-    """The fact set, best-known subjects first and relations in turn; about 4 seconds, the same list on every machine."""
+    """The fact set, best-known subjects first and relations in turn; the same list on every machine."""
     rules = read_yaml("world.yaml")
     countries = _countries(rules)
     items = _country_items(countries) | _city_items(countries, rules)
@@ -112,7 +112,11 @@ def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "religion": _religion(people, rules),
         }
         asked = {kind: found for kind, found in answers.items() if name not in rules["skip"][kind]}
-        countries[iso] = {"name": rules["names"]["said"].get(name, name), "population": country["population"], "answers": asked}
+        countries[iso] = {
+            "name": rules["names"]["said"].get(name, name),
+            "population": country["population"],
+            "answers": asked,
+        }
     return countries
 
 
@@ -148,7 +152,9 @@ def _religion(people: Mapping[str, Any], rules: Mapping[str, Any]) -> tuple[list
             if any(word in name.lower() for word in words):
                 shares[religion] += float(percent)
                 break
-    return [religion for religion, share in shares.items() if share > 50], [r for r, share in shares.items() if share >= 10]
+    return [religion for religion, share in shares.items() if share > 50], [
+        r for r, share in shares.items() if share >= 10
+    ]
 
 
 def _country_items(countries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Item]]:
@@ -171,7 +177,9 @@ def _city_items(countries: Mapping[str, Mapping[str, Any]], rules: Mapping[str, 
         answers = {"country": ([place], []), **country["answers"]}
         for kind, (true, mentioned) in answers.items():
             if true and kind != "religion":
-                items[f"city-{kind}"].append(Item(city["name"], true[0], frozenset(true + mentioned), city["population"]))
+                items[f"city-{kind}"].append(
+                    Item(city["name"], true[0], frozenset(true + mentioned), city["population"])
+                )
     return dict(items)
 
 
@@ -184,7 +192,11 @@ def _well_known_cities(not_these: Iterable[str]) -> list[dict[str, Any]]:
     known, per_country = [], defaultdict(int)
     for name, places in by_name.items():
         largest = max(places, key=lambda place: place["population"])
-        rivals = [p for p in places if p["countrycode"] != largest["countrycode"] and p["population"] * 10 > largest["population"]]
+        rivals = [
+            p
+            for p in places
+            if p["countrycode"] != largest["countrycode"] and p["population"] * 10 > largest["population"]
+        ]
         if not rivals and name not in not_these and re.fullmatch(r"[^\W\d]+(?:[ '.-][^\W\d]+)*", name):
             known.append(largest | {"name": name})
     chosen = []

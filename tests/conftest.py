@@ -39,7 +39,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
 
@@ -47,7 +49,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(config: PretrainedConfig, layer: int = 1, seed: int = 0) -> rrome.Model:
     """A random model of a family with weights large enough that keys differ from prompt to prompt."""
     tokenizer = make_tokenizer()
-    config = type(config).from_dict({**config.to_dict(), "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0})
+    config = type(config).from_dict(
+        {**config.to_dict(), "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    )
     torch.manual_seed(seed)
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

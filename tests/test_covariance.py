@@ -16,7 +16,9 @@ def naive_second_moment(model, texts):
     for text in texts:
         ids = model.tokenizer(text)["input_ids"]
         seen = []
-        handle = naive.down_projection(model).register_forward_hook(lambda _, args, out, seen=seen: seen.append(args[0][0]))
+        handle = naive.down_projection(model).register_forward_hook(
+            lambda _, args, out, seen=seen: seen.append(args[0][0])
+        )
         model.lm(input_ids=torch.tensor([ids]))
         handle.remove()
         total = total + seen[0].double().T @ seen[0].double()

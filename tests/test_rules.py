@@ -68,7 +68,7 @@ def test_all_rules_agree_when_the_only_prefix_is_the_bare_prompt(tiny, editor):
 
 
 def test_preflight_foretells_denominator_and_size(editor, edit):
-    fact, _, value, updates = edit
+    fact, _, _, updates = edit
     ahead = editor.preflight(fact)
     for rule, update in updates.items():
         assert ahead.denominator[rule] == pytest.approx(update.denominator)
@@ -76,7 +76,9 @@ def test_preflight_foretells_denominator_and_size(editor, edit):
 
 
 def test_denominators_of_consistent_rules_are_positive(edit):
-    assert all(edit[3][rule].denominator > 0 for rule, choice in RULES.items() if choice.direction == choice.denominator)
+    assert all(
+        edit[3][rule].denominator > 0 for rule, choice in RULES.items() if choice.direction == choice.denominator
+    )
 
 
 def test_an_update_survives_saving(edit, tmp_path):

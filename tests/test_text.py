@@ -12,7 +12,10 @@ def parts():
 
 
 def test_the_text_is_the_same_on_every_machine(parts):
-    assert {part: text_digest(texts) for part, texts in parts.items()} == {"second-moment": "d906e890161af114", "held-out": "dc86086270f21ec6"}
+    assert {part: text_digest(texts) for part, texts in parts.items()} == {
+        "second-moment": "d906e890161af114",
+        "held-out": "dc86086270f21ec6",
+    }
 
 
 def test_both_parts_are_large_and_share_nothing(parts):

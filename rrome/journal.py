@@ -1,0 +1,70 @@
+"""A study's record on disk: one JSON line per result, written as it is made: nothing is lost and a rerun goes on."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .cache import explained
+from .errors import RromeError
+
+
+class Journal:
+    """An append-only JSON-lines file: the first line holds the settings of the study, each further line one result.
+
+    Opening an existing file with other settings raises RromeError that names the difference; a last line torn by a
+    crash is cut off. `rows` are the results so far, in the order in which they were made.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+        wanted = json.loads(json.dumps(settings))
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = self._whole_lines() if self.path.exists() else []
+            if lines:
+                self._compare(lines[0].get("settings", {}), wanted)
+                self.rows = lines[1:]
+            else:
+                self._write({"settings": wanted})
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one result so that it survives a crash right after."""
+        with explained(self.path):
+            self._write(dict(row))
+        self.rows.append(json.loads(json.dumps(row)))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        """The lines that were written to their end; what follows them is cut off the file."""
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(len(whole))
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise RromeError(f"{self.path} is damaged ({error}): move it away to start the study anew") from error
+
+    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+        if names:
+            changes = "; ".join(
+                f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names
+            )
+            raise RromeError(
+                f"{self.path} holds a study with other settings ({changes}): choose another file or move it away"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,102 @@
+"""Run one notebook under a profile: papermill with its parameters checked, and nothing half-written left behind.
+
+python -m rrome.run notebooks/02_disabling_edit.ipynb --profile laptop
+"""
+
+import ast
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import papermill
+import typer
+import yaml
+
+from .errors import RromeError
+
+KERNEL = "python3"
+
+
+def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
+    """What a profile sets for a notebook: its keys under `all` that the notebook knows, then those under its own name.
+
+    Raises RromeError for a profile that does not exist, a key that the notebook does not know, or a value of another
+    type than the notebook's default.
+    """
+    file = notebook.parent / "profiles" / f"{profile}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {known}")
+    sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    known = defaults(notebook)
+    chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}
+    chosen |= sections.get(notebook.stem) or {}
+    for name, value in chosen.items():
+        check(name, value, known, f"{file.name}, {notebook.stem}")
+    return chosen
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook and their default values."""
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+
+
+def check(name: str, value: Any, known: dict[str, Any], where: str) -> None:
+    """RromeError unless the notebook knows the parameter and its default has the value's type (None fits any)."""
+    if name not in known:
+        raise RromeError(f"{where}: unknown parameter {name!r}; the notebook has {', '.join(known)}")
+    default = known[name]
+    number = isinstance(value, (int, float)) and isinstance(default, float) and not isinstance(value, bool)
+    if default is not None and value is not None and not number and type(value) is not type(default):
+        raise RromeError(
+            f"{where}: {name} must be {type(default).__name__} like its default {default!r}, not {value!r}"
+        )
+
+
+def run(notebook: Path, profile: str, figures: Path | None = None, extra: dict[str, Any] | None = None) -> Path:
+    """Execute a copy of `notebook` in its folder and return its path, build/PROFILE/NAME.ipynb beside the notebooks folder.
+
+    The source is never written to. When a cell fails the partly executed copy stays, named NAME.failed.ipynb.
+    """
+    notebook = notebook.resolve()
+    root = notebook.parent.parent
+    known = defaults(notebook)
+    parameters = profile_parameters(notebook, profile) | {"profile": profile}
+    parameters["figures_dir"] = os.path.relpath((figures or root / "figures").resolve(), notebook.parent)
+    for name, value in (extra or {}).items():
+        check(name, value, known, "--set")
+        parameters[name] = value
+    parameters = {name: value for name, value in parameters.items() if name in known}
+    output = root / "build" / profile / notebook.name
+    unfinished = output.with_suffix(".failed.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(notebook), str(unfinished), parameters=parameters, cwd=str(notebook.parent), kernel_name=KERNEL
+    )
+    unfinished.replace(output)
+    return output
+
+
+def main(
+    notebook: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    profile: str = "smoke",
+    figures: Path | None = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="one more parameter")] = None,
+) -> None:
+    """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
+    try:
+        extra = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in set_ or [])}
+        output = run(notebook, profile, figures, extra)
+    except RromeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except papermill.PapermillExecutionError as error:
+        failed = Path("build") / profile / notebook.with_suffix(".failed.ipynb").name
+        typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"done: {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
