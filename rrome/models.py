@@ -122,7 +122,9 @@ def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
 
 @torch.no_grad()
 def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0) -> list[str]:
-    """Continue each prompt by up to `n_tokens` tokens (all prompts in one batch); returns the continuations alone.
+    """Continue each prompt by `n_tokens` tokens, all prompts in one batch; returns the continuations alone.
+
+    The end-of-text token is suppressed, so that texts of different edits have the same length and can be compared.
 
     `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
     random state as it was.
@@ -138,10 +140,11 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             max_new_tokens=n_tokens,
+            min_new_tokens=n_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
             **sampling,
         )
-    new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, <= n_tokens)
+    new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
 
 

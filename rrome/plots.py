@@ -3,7 +3,7 @@
 import contextlib
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from .cache import atomic
 COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73"}
 HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "...."}
 MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^"}
+DASHES = {"unedited": ":", "rome": "-", "r-rome": "--", "p-rome": "-."}
 NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME"}
 
 
@@ -50,7 +51,59 @@ def save_figure(
     return [folder / f"{name}{suffix}" for suffix in writers]
 
 
-def disabling_edit(table: pd.DataFrame, *, width: int = 88, lines: int = 3) -> Figure:
+def toy_memory(table: pd.DataFrame) -> Figure:
+    """Denominator, size and damage of an update against the angle between the two keys, one line per rule."""
+    panels = {"denominator": "denominator", "size": r"size $\Vert\Delta\Vert_F$", "damage": "damage to stored values"}
+    with style():
+        figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
+        for column, panel in zip(panels, axes, strict=True):
+            for rule, line in table.groupby("rule", sort=False):
+                panel.plot(line["degrees"], line[column], DASHES[rule], color=COLOURS[rule], label=NAMES[rule])
+            panel.set(title=panels[column], xlabel="angle between the keys (degrees)", xticks=range(0, 181, 45))
+            if column != "denominator":
+                panel.set_yscale("log")
+        axes[0].axhline(0, color="black", linewidth=0.8)
+        axes[0].legend()
+    return figure
+
+
+def layer_choice(table: pd.DataFrame) -> Figure:
+    """Left: ES, PS, NS and S (with its interval) by layer; right: perplexity after the example edit, per rule."""
+    with style():
+        figure, (scores, damage) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")
+        for name, marker, dash in (("ES", "o", "-"), ("PS", "^", "--"), ("NS", "s", "-.")):
+            scores.plot(table.index, table[name], dash, marker=marker, label=name, markersize=4)
+        errors = [table["S"] - table["S_low"], table["S_high"] - table["S"]]
+        scores.errorbar(table.index, table["S"], errors, color="black", marker="D", markersize=4, capsize=2, label="S")
+        scores.set(title="r-ROME on ordinary facts", xlabel="layer", ylim=(0, 1.03))
+        scores.legend(loc="lower left", ncols=4, fontsize=7)
+        for rule in ("rome", "r-rome", "p-rome"):
+            heights = table[f"perplexity_{rule}"]
+            damage.plot(
+                table.index, heights, DASHES[rule], marker=MARKERS[rule], color=COLOURS[rule], label=NAMES[rule]
+            )
+        damage.set(title="perplexity after Italy \u2192 Antarctica / before", xlabel="layer", yscale="log")
+        damage.legend(fontsize=7)
+    return figure
+
+
+def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = ("rome", "r-rome", "p-rome")) -> Figure:
+    """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
+    first = table["position"].eq(0)
+    with style():
+        figure, axes = plt.subplots(1, len(rules), figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
+        for rule, panel in zip(rules, axes, strict=True):
+            marks = {"marker": MARKERS[rule], "color": COLOURS[rule], "linewidths": 0.8}
+            height = table[f"amplification_{rule}"]
+            panel.scatter(table["cosine"][~first], height[~first], s=16, alpha=0.45, label="other subjects", **marks)
+            panel.scatter(table["cosine"][first], height[first], s=42, edgecolors="black", label="first token", **marks)
+            panel.set(yscale="log", title=NAMES[rule], xlabel=r"cosine of $k_e$ and $k_e^o$")
+            panel.legend(loc="best", fontsize=7)
+        axes[0].set_ylabel("amplification (log scale)")
+    return figure
+
+
+def disabling_edit(table: pd.DataFrame, *, width: int = 104, lines: int = 2) -> Figure:
     """Figure 1: what the model says after each edit, one block per (subject, prompt), with ||Delta||_F beside it.
 
     `table` has the columns subject, prompt, target_new, rule, delta_frobenius, entropy, perplexity and text; the
@@ -82,7 +135,7 @@ def _draw_words(axes: Axes, title: tuple[str, str, str], block: pd.DataFrame, wi
     axes.set_title(f"{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
     for y, row in enumerate(block.itertuples()):
         axes.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
-        axes.text(0.09, y, shortened(row.text, width, lines), va="center", fontsize=7.6, linespacing=1.15)
+        axes.text(0.09, y, shortened(row.text, width, lines), va="center", fontsize=8.4, linespacing=1.2)
         axes.axhline(y + 0.5, color="0.9", linewidth=0.6)
 
 

@@ -15,6 +15,7 @@ import yaml
 from .errors import RromeError
 
 KERNEL = "python3"
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
@@ -72,7 +73,12 @@ def run(notebook: Path, profile: str, figures: Path | None = None, extra: dict[s
     unfinished = output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
-        str(notebook), str(unfinished), parameters=parameters, cwd=str(notebook.parent), kernel_name=KERNEL
+        str(notebook),
+        str(unfinished),
+        parameters=parameters,
+        cwd=str(notebook.parent),
+        kernel_name=KERNEL,
+        extra_arguments=KERNEL_ARGUMENTS,
     )
     unfinished.replace(output)
     return output

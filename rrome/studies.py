@@ -1,5 +1,6 @@
 """Studies: many edits, measured one way, as tidy frames with one row per fact and rule."""
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pandas as pd
 
 from .cache import digest
 from .editor import Editor
+from .errors import RromeError
 from .facts import Fact
 from .journal import Journal
 from .metrics import distinct_share, fact_metrics, mean, ngram_entropy, normalised_entropy
-from .models import generate
+from .models import Model, generate
 from .progress import bar
 from .prompts import read_row
 from .rowwise import rowwise
@@ -22,16 +24,15 @@ NAMED_RULES = ("rome", "r-rome", "p-rome")
 
 
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
-    """What the keys foretell of each fact, no search: cosine, key norms, and denominator and amplification per rule."""
+    """What the keys foretell of each fact, no search: cosine, key norms, and denominator and amplification per rule.
+
+    `position` is that of the subject's last token in the bare prompt: 0 means that nothing stands before it.
+    """
     rows = []
     for fact in bar(facts, desc="keys", unit="fact", show=progress):
         ahead = editor.preflight(fact)
-        row = {
-            "case_id": fact.case_id,
-            "subject": fact.subject,
-            "prompt": fact.prompt,
-            "subject_first": fact.subject_first,
-        }
+        row = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
+        row["position"] = read_row(editor.model, fact, leading=editor.leading).subject
         row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
         row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
         row |= {f"amplification_{rule}": number for rule, number in ahead.amplification.items()}
@@ -224,3 +225,18 @@ def _speech(
         }
         for rule in editions
     }
+
+
+def strata(
+    model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
+) -> tuple[list[Fact], list[Fact]]:
+    """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
+    first = [fact for fact in facts if read_row(model, fact).subject == 0]
+    ordinary = [fact for fact in facts if fact not in set(first)]
+    for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
+        if n > len(pool):
+            raise RromeError(
+                f"{n} {kind} facts asked, the {len(facts)} facts hold {len(pool)}: ask fewer or give more facts"
+            )
+    draw = random.Random(seed)
+    return draw.sample(ordinary, n_ordinary), draw.sample(first, n_first)

@@ -1,0 +1,87 @@
+"""What every notebook of the kit keeps to; the notebooks themselves are executed by nbval."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from rrome import run
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PROFILES = sorted((FOLDER / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks_and_profiles():
+    assert NOTEBOOKS and {path.stem for path in PROFILES} >= {"smoke", "laptop"}
+
+
+def test_the_kernel_is_python3_and_no_run_left_its_metadata(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+
+
+def test_outputs_are_of_one_clean_run(code):
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_the_first_code_cell_holds_all_parameters_as_literals(code):
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code[:1]
+    for statement in ast.parse(tagged[0].source).body:
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)
+    assert all("#" in line for line in tagged[0].source.splitlines())
+
+
+def test_cells_are_short_and_stand_under_text(notebook, code):
+    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(texts) >= len(code)
+    for cell in code:
+        tree = ast.parse(cell.source)
+        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15
+        assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+
+
+def test_a_claim_is_compared_with_the_committed_run(code):
+    checked = [cell for cell in code if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert checked and all(cell.outputs for cell in checked)
+
+
+def test_no_claim_of_the_committed_run_is_false(code):
+    for cell in code:
+        for output in cell.outputs:
+            assert not output.get("text", "").startswith("NO:") and "\nNO:" not in output.get("text", "")
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_profiles_set_only_what_the_notebook_knows(path, profile):
+    run.profile_parameters(path, profile.stem)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_profiles_name_notebooks_and_parameters_that_exist(profile):
+    sections = yaml.safe_load(profile.read_text())
+    assert set(sections) <= {"all", *(path.stem for path in NOTEBOOKS)}
+    known = set().union(*(run.defaults(path) for path in NOTEBOOKS))
+    assert set(sections.get("all") or {}) <= known

@@ -1,0 +1,105 @@
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.testing import CliRunner
+
+from rrome import RromeError, refresh, run
+
+PARAMETERS = """seed = 0  # int: a seed
+rate = 0.5  # float: a rate
+layer = None  # int | None
+figures_dir = "x"  # str
+profile = "smoke"  # str"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A notebooks folder with one small notebook and a function that writes a profile."""
+    cells = [
+        new_markdown_cell("# A notebook"),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            "from pathlib import Path\nassert seed != 13\nprint(seed, rate, layer, profile)\n"
+            "Path(figures_dir).mkdir(exist_ok=True)\nPath(figures_dir, 'made.txt').write_text(str(seed))"
+        ),
+    ]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    folder = tmp_path / "notebooks"
+    (folder / "profiles").mkdir(parents=True)
+    nbformat.write(new_notebook(cells=cells, metadata=spec), folder / "01_small.ipynb")
+
+    def profile(text, name="laptop"):
+        (folder / "profiles" / f"{name}.yaml").write_text(text)
+        return folder / "01_small.ipynb"
+
+    return profile
+
+
+def test_a_profile_sets_parameters_and_figures_go_where_they_should(project, tmp_path):
+    notebook = project("all: {seed: 3, of_others: 1}\n01_small: {rate: 1.0e-3}")
+    before = notebook.read_bytes()
+    output = run.run(notebook, "laptop", tmp_path / "figures", {"layer": 4})
+    assert output == tmp_path / "build" / "laptop" / "01_small.ipynb"
+    text = nbformat.read(output, as_version=4).cells[-1].outputs[0].text
+    assert text == "3 0.001 4 laptop\n"
+    assert (tmp_path / "figures" / "made.txt").read_text() == "3"
+    assert notebook.read_bytes() == before
+    assert [path.name for path in output.parent.iterdir()] == ["01_small.ipynb"]
+
+
+@pytest.mark.parametrize(
+    "profile, message",
+    [
+        ("01_small: {sede: 1}", "laptop.yaml, 01_small: unknown parameter 'sede'; the notebook has seed"),
+        ("01_small: {rate: 1e-3}", "rate must be float like its default 0.5, not '1e-3'"),
+        ("01_small: {seed: 1.5}", "seed must be int"),
+        ("all: {seed: true}", "seed must be int"),
+    ],
+)
+def test_a_wrong_profile_is_refused_before_anything_runs(project, tmp_path, profile, message):
+    with pytest.raises(RromeError, match=message):
+        run.run(project(profile), "laptop")
+    assert not (tmp_path / "build").exists()
+
+
+def test_an_unknown_profile_lists_the_known_ones(project):
+    with pytest.raises(RromeError, match="no profile 'paper' in .*laptop"):
+        run.run(project(""), "paper")
+
+
+def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_path, monkeypatch):
+    notebook = project("all: {seed: 13}")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(run_app(), [str(notebook), "--profile", "laptop"])
+    assert result.exit_code == 1 and "01_small.failed.ipynb" in result.output
+    assert [path.name for path in (tmp_path / "build" / "laptop").iterdir()] == ["01_small.failed.ipynb"]
+    assert not (tmp_path / "figures").exists()
+
+
+def test_the_command_line_sets_single_parameters(project, tmp_path):
+    notebook = project("")
+    command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f")]
+    assert CliRunner().invoke(run_app(), [*command, "--set", "seed=5"]).exit_code == 0
+    assert (tmp_path / "f" / "made.txt").read_text() == "5"
+    wrong = CliRunner().invoke(run_app(), [*command, "--set", "sed=5"])
+    assert wrong.exit_code == 2 and "unknown parameter 'sed'" in wrong.output
+
+
+def run_app():
+    import typer
+
+    app = typer.Typer()
+    app.command()(run.main)
+    return app
+
+
+def test_refresh_keeps_clean_outputs_in_place(project, tmp_path, monkeypatch):
+    notebook = project("")
+    monkeypatch.chdir(tmp_path)
+    source = nbformat.read(notebook, as_version=4)
+    source.cells.append(new_code_cell("import sys\nprint('noise', file=sys.stderr)\nprint('kept')"))
+    nbformat.write(source, notebook)
+    refresh.refresh(notebook)
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3]
+    assert [output.text for output in cells[3].outputs] == ["kept\n"]

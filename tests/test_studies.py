@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from facts_for_tests import FACTS, PREFIXES
+
+from rrome import RULES, Editor, RromeError, rules, second_moment, studies
+from rrome.metrics import fact_metrics
+from rrome.scores import fact_probabilities, perplexity
+
+
+@pytest.fixture(scope="module")
+def editor(tiny, texts):
+    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
+
+
+@pytest.fixture(scope="module")
+def facts():
+    """Two facts with every kind of prompt."""
+    prompts = {
+        "paraphrases": ("Rome. Where is it?",),
+        "neighbourhood": ("Paris is", "A ship is"),
+        "generation": ("The town",),
+    }
+    return [replace(fact, target_true="Paris", case_id=n, **prompts) for n, fact in enumerate(FACTS[:2])]
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-6)
+
+
+def test_preflights_are_one_row_per_fact(editor, facts):
+    table = studies.preflights(editor, facts)
+    assert list(table["subject"]) == [fact.subject for fact in facts]
+    assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
+    assert table["position"].iloc[0] == studies.read_row(editor.model, facts[0]).subject
+
+
+def test_what_it_says_measures_each_edited_model(editor, facts):
+    updates = studies.compute_updates(editor, facts[:1])[0]
+    table = studies.what_it_says(editor, facts[0], updates, ["A ship", "The town"], ["The old town."], n_generated=5)
+    assert list(table["rule"]) == ["unedited", *studies.NAMED_RULES] * 2
+    with editor.applied(updates["rome"]):
+        expected = perplexity(editor.model, ["The old town."])
+    assert table.set_index("rule").loc["rome", "perplexity"].iloc[0] == pytest.approx(expected)
+    assert table["delta_frobenius"].isna().sum() == 2
+
+
+def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(editor, facts, tmp_path):
+    before = editor.model.site.weight.clone()
+    table = studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=5)
+    assert torch.equal(editor.model.site.weight, before)
+    assert list(table["rule"]) == ["unedited", *RULES] * 2
+    assert table["entropy"].notna().sum() == 2 * 4 and table["delta_frobenius"].isna().sum() == 2
+    update = editor.update(facts[1], "r-rome")
+    row = table[(table["case_id"] == 1) & (table["rule"] == "r-rome")].iloc[0]
+    assert row["delta_frobenius"] == pytest.approx(update.norm, rel=1e-5)
+    with editor.applied(update):
+        measured = fact_metrics(fact_probabilities(editor.model, facts[1], {"now": None})["now"])
+    assert row[list(measured)].to_dict() == pytest.approx(measured, rel=1e-3, abs=1e-4)
+
+
+def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
+    searches = []
+    search = Editor.value
+    monkeypatch.setattr(Editor, "value", lambda self, fact: searches.append(fact) or search(self, fact))
+    studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=0)
+    assert searches == facts
+
+
+@pytest.mark.parametrize("lines", [0, 1, 4, 9, 10, 15, 18])
+def test_a_study_killed_at_any_line_ends_as_if_it_had_not_been(editor, facts, tmp_path, lines):
+    whole = studies.single_edits(editor, facts, tmp_path / "whole.jsonl", n_generated=4)
+    content = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
+    (tmp_path / "killed.jsonl").write_text(torn)
+    same(studies.single_edits(editor, facts, tmp_path / "killed.jsonl", n_generated=4), whole)
+
+
+def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
+    whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4)
+    monkeypatch.setattr(Editor, "value", lambda *_: pytest.fail("searched again"))
+    same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4), whole)
+
+
+def test_a_changed_setting_is_refused(editor, facts, tmp_path):
+    studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", n_generated=4)
+    with pytest.raises(RromeError, match="n_generated: 4 there, 5 now"):
+        studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", n_generated=5)
+    with pytest.raises(RromeError, match="facts: "):
+        studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4)
+
+
+def test_facts_without_a_true_answer_are_named(editor, tmp_path):
+    with pytest.raises(RromeError, match="Bill Gates is' has no target_true"):
+        studies.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", n_generated=0)
+
+
+def test_named_rules_are_rules():
+    assert set(studies.NAMED_RULES) <= set(rules.RULES)
