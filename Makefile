@@ -24,7 +24,7 @@ figures: $(RUNS) ## run every notebook under PROFILE (laptop) and write figures/
 	@ls -1 $(FIGURES)/* | sed 's/^/  /'
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) | $(STAMP)
-	@echo "[$(words $(filter %,$(NOTEBOOKS:notebooks/$*.ipynb=)))] notebook $*, profile $(PROFILE)"
+	@echo "[$$(printf '%s\n' $(NOTEBOOKS) | grep -nxF $< | cut -d: -f1) of $(words $(NOTEBOOKS))] $*, profile $(PROFILE)"
 	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
 		$(if $(MODEL),--set model_name=$(MODEL)) $(if $(DEVICE),--set device=$(DEVICE))
 

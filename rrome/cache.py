@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+from safetensors import SafetensorError
 
 from .errors import RromeError
 
@@ -68,9 +69,9 @@ def explained(target: Path) -> Iterator[None]:
     """Inside, a failure to write becomes a RromeError that names the file and the remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             remedy = "free some, or choose a roomier folder (RROME_CACHE for the cache)"
             raise RromeError(f"no disk space left to write {target}: {remedy}") from error
         remedy = "choose a folder that you can write to (RROME_CACHE for the cache)"
-        raise RromeError(f"cannot write {target} ({error.strerror or error}): {remedy}") from error
+        raise RromeError(f"cannot write {target} ({error}): {remedy}") from error

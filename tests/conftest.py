@@ -84,7 +84,7 @@ def tiny_llama() -> rrome.Model:
 @pytest.fixture(scope="session")
 def default_model() -> rrome.Model:
     """SmolLM2-135M at its default layer."""
-    return rrome.load()
+    return rrome.load(device="cpu")
 
 
 @pytest.fixture
