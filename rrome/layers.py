@@ -12,8 +12,9 @@ from .editor import Editor
 from .facts import Fact
 from .metrics import score
 from .models import Model
+from .rules import NAMED_RULES
 from .scores import perplexity
-from .studies import NAMED_RULES, single_edits
+from .studies import Measures, single_edits
 
 
 def layer_sweep(
@@ -26,8 +27,8 @@ def layer_sweep(
         here = model.at_layer(layer)
         editor = Editor(here, second_moment(here, texts, c0_tokens), seed=seed)
         journal = Path(folder) / f"layer-{layer:02d}.jsonl"
-        options = {"rules": NAMED_RULES, "spoken": ["r-rome"], "n_generated": n_generated}
-        tables.append(single_edits(editor, facts, journal, **options))
+        measures = Measures(spoken=["r-rome"], n_generated=n_generated)
+        tables.append(single_edits(editor, facts, journal, rules=NAMED_RULES, measures=measures))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -43,17 +43,20 @@ def ngram_entropy(text: str, sizes: Sequence[int] = (2, 3), weights: Sequence[fl
 
 
 def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
-    """ES PS NS EM PM NM of one edit from its (p(new), p(true)) pairs per kind of prompt; NaN where there is no prompt.
+    """ES PS NS EM PM NM of one edit from its (p(new), p(true)) pairs per kind of prompt; NaN where there is none.
 
     ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: share of neighbourhood prompts with
     p(true) > p(new). EM, PM, NM: the mean differences in the same direction.
+    ES_prefixed: ES of the rewrite prompt behind prefixes that were not used for the edit.
     """
     measured = {}
     for letter, kind, sign in (("E", "rewrite", 1), ("P", "paraphrase", 1), ("N", "neighbourhood", -1)):
         differences = [sign * (new - true) for new, true in probabilities.get(kind, ())]
         measured[f"{letter}S"] = mean([float(difference > 0) for difference in differences])
         measured[f"{letter}M"] = mean(differences)
-    return {name: measured[name] for name in ("ES", "PS", "NS", "EM", "PM", "NM")}
+    names = ("ES", "PS", "NS", "EM", "PM", "NM")
+    behind = [float(new > true) for new, true in probabilities.get("prefixed", ())]
+    return {name: measured[name] for name in names} | {"ES_prefixed": mean(behind)}
 
 
 def mean(numbers: Sequence[float]) -> float:

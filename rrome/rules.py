@@ -58,6 +58,7 @@ def _all_rules() -> dict[str, KeyChoice]:
 
 
 RULES: dict[str, KeyChoice] = _all_rules()
+NAMED_RULES = ("rome", "r-rome", "p-rome")  # those of the paper
 
 
 def rule_named(rule: "str | KeyChoice") -> tuple[str, KeyChoice]:

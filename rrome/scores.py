@@ -83,15 +83,22 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, prog
 
 
 def fact_probabilities(
-    model: Model, fact: Fact, updates: Mapping[str, RankOneUpdate | None]
+    model: Model,
+    fact: Fact,
+    updates: Mapping[str, RankOneUpdate | None],
+    more: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one pass.
+    """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one batch.
 
-    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood": pairs}}. Raises RromeError for a fact without a true answer.
+    `more` adds kinds of prompts of its own to the fact's three.
+
+    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | ...: pairs}}. Raises RromeError for a fact without a true
+    answer.
     """
     if fact.target_true is None:
         raise RromeError(f"{fact.rewrite!r} has no target_true to compare with: give one")
     kinds = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases, "neighbourhood": fact.neighbourhood}
+    kinds |= more or {}
     places = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
     prompts = [prompt for _, _, prompt in places]
     targets = [fact.target_new] * len(places) + [fact.target_true] * len(places)
@@ -100,3 +107,16 @@ def fact_probabilities(
     for (name, kind, _), new, true in zip(places, *probabilities.view(2, -1).tolist(), strict=True):
         pairs[name][kind].append((new, true))
     return pairs
+
+
+@torch.no_grad()
+def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | None]) -> list[float]:
+    """exp(mean NLL per token) of one text (cut to a window) under each update, all in one batch."""
+    ids = model.tokenizer(text, verbose=False)["input_ids"][: min(WINDOW, model.context)]
+    if len(ids) < 2:
+        raise RromeError("the text is too short for a perplexity: give at least two tokens")
+    tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)
+    with rowwise(model, updates):
+        logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return nll.view(len(updates), -1).double().mean(1).exp().tolist()

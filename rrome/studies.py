@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from .editor import Editor
 from .errors import RromeError
 from .facts import Fact
 from .journal import Journal
-from .metrics import distinct_share, fact_metrics, mean, ngram_entropy, normalised_entropy
+from .keys import Keys
+from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
 from .progress import bar
-from .prompts import read_row
+from .prompts import check_templates, fill, read_row
 from .rowwise import rowwise
-from .rules import RULES, RankOneUpdate
-from .scores import fact_probabilities, perplexity
-
-NAMED_RULES = ("rome", "r-rome", "p-rome")
+from .rules import NAMED_RULES, RULES, RankOneUpdate, preflight, rule_named
+from .scores import fact_probabilities, row_perplexities
 
 
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None =
     for fact in bar(facts, desc="keys", unit="fact", show=progress):
         ahead = editor.preflight(fact)
         row = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
-        row["position"] = read_row(editor.model, fact, leading=editor.leading).subject
+        row["position"] = read_row(editor.model, fact).subject
         row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
         row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
         row |= {f"amplification_{rule}": number for rule, number in ahead.amplification.items()}
@@ -40,76 +40,20 @@ def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None =
     return pd.DataFrame(rows)
 
 
-def compute_updates(
-    editor: Editor, facts: Sequence[Fact], rules: Sequence[str] = NAMED_RULES, *, progress: bool | None = None
-) -> list[dict[str, RankOneUpdate]]:
-    """The updates of each fact alone under each rule, keys and v_e computed once per fact; the model is not changed."""
-    return [editor.updates(fact, rules) for fact in bar(facts, desc="edits", unit="fact", show=progress)]
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What a single-edit study measures beside the probabilities at a fact's own prompts."""
 
+    spoken: Sequence[str] = NAMED_RULES  # rules whose edited models continue the generation prompts (besides unedited)
+    n_generated: int = 50  # tokens said after each generation prompt; 0: nothing
+    test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested behind each of them
+    probe: str | None = None  # running text; every edited model's perplexity on it is measured
 
-def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]]) -> pd.DataFrame:
-    """Size, denominator and cosine of each update, one row per fact and rule."""
-    return pd.DataFrame(
-        {
-            "case_id": fact.case_id,
-            "subject": fact.subject,
-            "prompt": fact.prompt,
-            "target_new": fact.target_new,
-            "rule": rule,
-            "delta": update.size,
-            "delta_frobenius": update.norm,
-            "denominator": update.denominator,
-            "cosine": update.cosine,
-        }
-        for fact, by_rule in zip(facts, updates, strict=True)
-        for rule, update in by_rule.items()
-    )
-
-
-def what_it_says(
-    editor: Editor,
-    fact: Fact,
-    updates: Mapping[str, RankOneUpdate],
-    prompts: Sequence[str],
-    texts: Sequence[str],
-    *,
-    n_generated: int = 60,
-    n_perplexity: int = 4096,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What the unedited model and each edited one say after each prompt, with perplexity on `texts`.
-
-    One row per prompt and rule; rule "unedited" comes first and has no size. Text is sampled (top-k 5) from one seed.
-    """
-    editions = {"unedited": None, **updates}
-    places = [(prompt, rule) for prompt in prompts for rule in editions]
-    with rowwise(editor.model, [editions[rule] for _, rule in places]):
-        said = generate(editor.model, [prompt for prompt, _ in places], n_generated, seed=seed)
-    table = pd.DataFrame(places, columns=["prompt", "rule"])
-    table.insert(0, "subject", fact.subject)
-    table.insert(2, "target_new", fact.target_new)
-    attributes = {"delta_frobenius": "norm", "denominator": "denominator", "cosine": "cosine"}
-    for column, attribute in attributes.items():
-        table[column] = [getattr(editions[rule], attribute, None) for rule in table["rule"]]
-    table["entropy"] = [normalised_entropy(text) for text in said]
-    table["text"] = said
-    table["distinct"] = [distinct_share(text) for text in said]
-    table["delta"] = [getattr(editions[rule], "size", None) for rule in table["rule"]]
-    table["perplexity"] = table["rule"].map(_perplexities(editor, editions, texts, n_perplexity))
-    return table
-
-
-def _perplexities(
-    editor: Editor, editions: Mapping[str, RankOneUpdate | None], texts, n_tokens: int
-) -> dict[str, float]:
-    measured = {}
-    for rule, update in editions.items():
-        if update is None:
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-            continue
-        with editor.applied(update):
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-    return measured
+    def __post_init__(self):
+        for name in self.spoken:
+            rule_named(name)
+        for template in self.test_prefixes:
+            check_templates([template])
 
 
 def single_edits(
@@ -118,29 +62,22 @@ def single_edits(
     path: str | Path,
     *,
     rules: Sequence[str] = tuple(RULES),
-    spoken: Sequence[str] = NAMED_RULES,
-    n_generated: int = 50,
+    measures: Measures | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
 
     Every row is appended to the JSON-lines file `path` as it is made and a rerun goes on where it stopped; another
-    setting is refused. v_e is searched once per fact. Text is generated (each generation prompt, `n_generated` tokens)
-    for the rules in `spoken` and for the unedited model only; entropy and GE are missing in other rows.
+    setting is refused. v_e is searched once per fact, and all edited models of a fact are measured in one batch.
+    Entropy and GE are missing in rows of rules that are not spoken.
     """
-    settings = study_settings(editor, facts) | {
-        "rules": list(rules),
-        "spoken": list(spoken),
-        "n_generated": n_generated,
-    }
-    journal = Journal(path, settings)
+    measures = measures or Measures()
+    journal = Journal(path, study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures))
     done = {(row["fact"], row["rule"]) for row in journal.rows}
     wanted = ["unedited", *rules]
     for number, fact in enumerate(bar(facts, desc="edits", unit="fact", show=progress)):
         missing = [rule for rule in wanted if (number, rule) not in done]
-        if not missing:
-            continue
-        rows = _one_fact(editor, fact, rules, spoken, n_generated)
+        rows = _one_fact(editor, fact, rules, measures) if missing else {}
         for rule in missing:
             journal.append({"fact": number, "rule": rule, **rows[rule]})
     order = {rule: place for place, rule in enumerate(wanted)}
@@ -161,37 +98,47 @@ def study_settings(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
     }
 
 
-def _one_fact(editor: Editor, fact: Fact, rules, spoken, n_generated: int) -> dict[str, dict[str, Any]]:
+def _one_fact(editor: Editor, fact: Fact, rules, measures: Measures) -> dict[str, dict[str, Any]]:
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
     keys, value = editor.keys(fact), editor.value(fact)
     updates = {rule: editor.update(fact, rule, keys=keys, value=value) for rule in rules}
     editions = {"unedited": None, **updates}
-    probabilities = fact_probabilities(editor.model, fact, editions)
-    speech = _speech(editor, fact, {rule: editions[rule] for rule in ("unedited", *spoken)}, n_generated)
-    about = {
+    behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
+    pairs = fact_probabilities(editor.model, fact, editions, behind)
+    spoken = ["unedited", *(rule for rule in rules if rule in measures.spoken)]
+    speech = _speech(editor, fact, {rule: editions[rule] for rule in spoken}, measures.n_generated)
+    if measures.probe is not None:
+        for rule, number in zip(
+            editions, row_perplexities(editor.model, measures.probe, list(editions.values())), strict=True
+        ):
+            speech.setdefault(rule, {})["perplexity"] = number
+    about = _about(editor, fact, keys) | {"probability": value.probability, "steps": value.steps}
+    weight_norm = editor.model.site.weight.norm().item()
+    return {
+        rule: about
+        | _size(update, weight_norm)
+        | fact_metrics(pairs[rule])
+        | {"pairs": pairs[rule]}
+        | speech.get(rule, {})
+        for rule, update in editions.items()
+    }
+
+
+def _about(editor: Editor, fact: Fact, keys: Keys) -> dict[str, Any]:
+    """What a row says of its fact and keys, the same under every rule."""
+    return {
         "case_id": fact.case_id,
         "subject": fact.subject,
         "prompt": fact.prompt,
         "target_new": fact.target_new,
         "target_true": fact.target_true,
         "relation": fact.relation,
-        "position": read_row(editor.model, fact, leading=editor.leading).subject,
+        "position": read_row(editor.model, fact).subject,
         "layer": editor.model.layer,
         "cosine": keys.cosine,
         "norm_average": keys.average.norm().item(),
         "norm_original": keys.original.norm().item(),
-        "probability": value.probability,
-        "steps": value.steps,
-    }
-    weight_norm = editor.model.site.weight.norm().item()
-    return {
-        rule: about
-        | _size(update, weight_norm)
-        | fact_metrics(probabilities[rule])
-        | {"pairs": probabilities[rule]}
-        | speech.get(rule, {})
-        for rule, update in editions.items()
-    }
+    } | {f"amplification_{rule}": size for rule, size in preflight(keys, editor.second_moment).amplification.items()}
 
 
 def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float | None]:

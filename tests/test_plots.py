@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rrome import plots
-from rrome.studies import NAMED_RULES
+from rrome.rules import NAMED_RULES
 
 matplotlib.use("agg")
 

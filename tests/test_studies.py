@@ -5,9 +5,10 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RULES, Editor, RromeError, rules, second_moment, studies
+from rrome import RULES, Editor, Fact, RromeError, examples, rules, second_moment, studies
 from rrome.metrics import fact_metrics
 from rrome.scores import fact_probabilities, perplexity
+from rrome.studies import Measures
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,9 @@ def test_preflights_are_one_row_per_fact(editor, facts):
 
 
 def test_what_it_says_measures_each_edited_model(editor, facts):
-    updates = studies.compute_updates(editor, facts[:1])[0]
-    table = studies.what_it_says(editor, facts[0], updates, ["A ship", "The town"], ["The old town."], n_generated=5)
-    assert list(table["rule"]) == ["unedited", *studies.NAMED_RULES] * 2
+    updates = examples.compute_updates(editor, facts[:1])[0]
+    table = examples.what_it_says(editor, facts[0], updates, ["A ship", "The town"], ["The old town."], n_generated=5)
+    assert list(table["rule"]) == ["unedited", *rules.NAMED_RULES] * 2
     with editor.applied(updates["rome"]):
         expected = perplexity(editor.model, ["The old town."])
     assert table.set_index("rule").loc["rome", "perplexity"].iloc[0] == pytest.approx(expected)
@@ -49,7 +50,7 @@ def test_what_it_says_measures_each_edited_model(editor, facts):
 
 def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(editor, facts, tmp_path):
     before = editor.model.site.weight.clone()
-    table = studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=5)
+    table = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=5))
     assert torch.equal(editor.model.site.weight, before)
     assert list(table["rule"]) == ["unedited", *RULES] * 2
     assert table["entropy"].notna().sum() == 2 * 4 and table["delta_frobenius"].isna().sum() == 2
@@ -58,44 +59,74 @@ def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(edit
     assert row["delta_frobenius"] == pytest.approx(update.norm, rel=1e-5)
     with editor.applied(update):
         measured = fact_metrics(fact_probabilities(editor.model, facts[1], {"now": None})["now"])
-    assert row[list(measured)].to_dict() == pytest.approx(measured, rel=1e-3, abs=1e-4)
+    assert row[list(measured)].to_dict() == pytest.approx(measured, rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     searches = []
     search = Editor.value
     monkeypatch.setattr(Editor, "value", lambda self, fact: searches.append(fact) or search(self, fact))
-    studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=0)
+    studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
     assert searches == facts
 
 
 @pytest.mark.parametrize("lines", [0, 1, 4, 9, 10, 15, 18])
 def test_a_study_killed_at_any_line_ends_as_if_it_had_not_been(editor, facts, tmp_path, lines):
-    whole = studies.single_edits(editor, facts, tmp_path / "whole.jsonl", n_generated=4)
+    whole = studies.single_edits(editor, facts, tmp_path / "whole.jsonl", measures=Measures(n_generated=4))
     content = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
     torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
     (tmp_path / "killed.jsonl").write_text(torn)
-    same(studies.single_edits(editor, facts, tmp_path / "killed.jsonl", n_generated=4), whole)
+    same(studies.single_edits(editor, facts, tmp_path / "killed.jsonl", measures=Measures(n_generated=4)), whole)
 
 
 def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
-    whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4)
+    whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
     monkeypatch.setattr(Editor, "value", lambda *_: pytest.fail("searched again"))
-    same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4), whole)
+    same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
 
 
 def test_a_changed_setting_is_refused(editor, facts, tmp_path):
-    studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", n_generated=4)
+    studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=4))
     with pytest.raises(RromeError, match="n_generated: 4 there, 5 now"):
-        studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", n_generated=5)
+        studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=5))
     with pytest.raises(RromeError, match="facts: "):
-        studies.single_edits(editor, facts, tmp_path / "study.jsonl", n_generated=4)
+        studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
 
 
 def test_facts_without_a_true_answer_are_named(editor, tmp_path):
     with pytest.raises(RromeError, match="Bill Gates is' has no target_true"):
-        studies.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", n_generated=0)
+        studies.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
 
 
 def test_named_rules_are_rules():
-    assert set(studies.NAMED_RULES) <= set(rules.RULES)
+    assert set(rules.NAMED_RULES) <= set(rules.RULES)
+
+
+def test_perplexity_and_efficacy_behind_prefixes_are_measured_per_edit(editor, facts, tmp_path):
+    measures = Measures(n_generated=0, probe="The old town lies on the river.", test_prefixes=["A ship. {}", "So. {}"])
+    table = studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
+    update = editor.update(facts[0], "rome")
+    with editor.applied(update):
+        expected = perplexity(editor.model, [measures.probe])
+        pairs = fact_probabilities(editor.model, facts[0], {"now": None}, {"x": ["A ship. " + facts[0].rewrite]})["now"]
+    row = table.set_index("rule").loc["rome"]
+    assert row["perplexity"] == pytest.approx(expected, rel=1e-3)
+    assert row["pairs"]["prefixed"][0] == pytest.approx(list(pairs["x"][0]), rel=1e-3, abs=1e-6)
+    assert row["ES_prefixed"] in (0, 0.5, 1)
+
+
+def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_path):
+    with pytest.raises(RromeError, match="unknown rule"):
+        Measures(spoken=["memit"])
+    with pytest.raises(RromeError, match="exactly one"):
+        Measures(test_prefixes=["no hole"])
+
+
+def test_strata_are_seeded_and_told_apart_by_position(tiny):
+    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
+    ordinary, first = studies.strata(tiny, facts, 2, 2, seed=1)
+    assert {fact.subject for fact in ordinary} == {"Bill Gates", "The old town"}
+    assert {fact.subject for fact in first} <= {"I", "A", "O"} and len(first) == 2
+    assert (ordinary, first) == studies.strata(tiny, facts, 2, 2, seed=1)
+    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
+        studies.strata(tiny, facts, 9, 1)
