@@ -1,7 +1,9 @@
 """The editor: one object that takes a fact through keys, value and update, and puts updates in and takes them out."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 
@@ -20,8 +22,11 @@ class Editor:
 
     `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
     samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
-    defaults to the settings published for the model. Asking for keys, a value or an update never changes the model;
-    `apply`, `revert` and `applied` do, and `revert` restores the weights bit for bit.
+    defaults to the settings published for the model. With `max_amplification`, an update whose keys foretell more than
+    that (see `preflight`) is refused before the search, or only warned of when `on_excess` is "warn".
+
+    Asking for keys, a value or an update never changes the model; `apply`, `revert` and `applied` do, and `revert`
+    restores the weights bit for bit.
     """
 
     def __init__(
@@ -33,8 +38,14 @@ class Editor:
         *,
         leading: str | None = None,
         search: Search | None = None,
+        max_amplification: float | None = None,
+        on_excess: Literal["refuse", "warn"] = "refuse",
     ):
         second_moment.check(model)
+        if on_excess not in ("refuse", "warn"):
+            raise RromeError(f"on_excess is 'refuse' or 'warn', not {on_excess!r}")
+        self.max_amplification = max_amplification
+        self.on_excess = on_excess
         self.model = model
         self.second_moment = second_moment
         self.seed = seed
@@ -62,13 +73,31 @@ class Editor:
         """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
         rule, _ = rule_named(rule)  # an unknown rule fails before the search
         keys = keys or self.keys(fact)
+        self._guard(fact, rule, keys)
         value = value or self.value(fact)
         return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
+
+    def _guard(self, fact: Fact, rule: str, keys: Keys) -> None:
+        """Refuse or warn of an edit that its keys foretell to be disabling."""
+        if self.max_amplification is None:
+            return
+        amplification = preflight(keys, self.second_moment).amplification[rule]
+        if amplification > self.max_amplification:
+            message = (
+                f"{fact.rewrite!r} under {rule!r} is likely to disable the model: its residual would be amplified "
+                f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
+            )
+            if self.on_excess == "refuse":
+                raise RromeError(message)
+            warnings.warn(message, stacklevel=3)
 
     def updates(self, fact: Fact, rules: Sequence[str]) -> dict[str, RankOneUpdate]:
         """One update per rule from the same keys and the same value."""
         rules = [rule_named(rule)[0] for rule in rules]
-        keys, value = self.keys(fact), self.value(fact)
+        keys = self.keys(fact)
+        for rule in rules:
+            self._guard(fact, rule, keys)
+        value = self.value(fact)
         return {rule: self.update(fact, rule, keys=keys, value=value) for rule in rules}
 
     def apply(self, update: RankOneUpdate) -> None:

@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from .covariance import second_moment
 from .editor import Editor
 from .facts import Fact
-from .metrics import score
 from .models import Model
 from .rules import NAMED_RULES
 from .scores import perplexity
 from .studies import Measures, single_edits
+from .summaries import harmonic_score, interval
 
 
 def layer_sweep(
@@ -42,28 +40,14 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     for layer, here in edits.groupby("layer"):
         measured = here[here["rule"].eq("r-rome") & ~first]
         row = measured[["ES", "PS", "NS", "GE"]].mean().to_dict()
-        row["S"], row["S_low"], row["S_high"] = score_interval(measured)
+        row["S"], row["S_low"], row["S_high"] = interval(
+            [measured["ES"], measured["PS"], measured["NS"]], harmonic_score
+        )
         sizes = here[here["rule"].eq("rome")].set_index("position")["delta_frobenius"]
         row["delta_ordinary"] = sizes[sizes.index != 0].median()
         row["delta_first_token"] = sizes[sizes.index == 0].median()
         rows[layer] = row
     return pd.DataFrame(rows).T.rename_axis("layer")
-
-
-def score_interval(measured: pd.DataFrame, seed: int = 0) -> tuple[float, float, float]:
-    """S of the mean ES, PS and NS of some edits with its 95 % bootstrap interval over facts."""
-    columns = measured[["ES", "PS", "NS"]].to_numpy().T  # (3, facts)
-
-    def statistic(es, ps, ns):
-        return score(np.mean(es), np.mean(ps), np.mean(ns))
-
-    value = statistic(*columns)
-    if columns.shape[1] < 2:
-        return value, np.nan, np.nan
-    interval = bootstrap(
-        tuple(columns), statistic, paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=seed
-    ).confidence_interval
-    return value, float(interval.low), float(interval.high)
 
 
 def layer_damage(

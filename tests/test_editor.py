@@ -115,3 +115,19 @@ def test_an_unknown_rule_is_refused_before_the_search(editor, monkeypatch):
     monkeypatch.setattr(rrome.editor, "find_value", lambda *_: pytest.fail("searched"))
     with pytest.raises(RromeError, match="unknown rule 'r_rome'"):
         editor.update(FACTS[0], "r_rome")
+
+
+def test_a_disabling_edit_can_be_refused_before_the_search_or_warned_of(tiny, editor, monkeypatch):
+    ahead = editor.preflight(FACTS[0]).amplification
+    limit = (ahead["rome"] + ahead["p-rome"]) / 2
+    allowed, refused = sorted(("rome", "p-rome"), key=ahead.get)
+    guarded = Editor(tiny, editor.second_moment, PREFIXES, max_amplification=limit)
+    assert guarded.update(FACTS[0], allowed).norm > 0
+    warned = Editor(tiny, editor.second_moment, PREFIXES, max_amplification=limit, on_excess="warn")
+    with pytest.warns(UserWarning, match="Italy is located.*likely to disable"):
+        warned.update(FACTS[0], refused)
+    monkeypatch.setattr(rrome.editor, "find_value", lambda *_: pytest.fail("searched"))
+    with pytest.raises(RromeError, match=f"Italy is located.* under '{refused}' is likely to disable the model"):
+        guarded.update(FACTS[0], refused)
+    with pytest.raises(RromeError, match="'refuse' or 'warn'"):
+        Editor(tiny, editor.second_moment, PREFIXES, on_excess="ignore")

@@ -1,0 +1,103 @@
+"""From rows of a study to numbers with intervals: the metrics table, paired differences, and how well keys foretell.
+
+Every interval is a 95 % percentile bootstrap over facts (scipy). Shares and differences are in per cent, as the paper gives
+them; GE is 100 times the entropy.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
+
+from .errors import RromeError
+
+SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
+COLUMNS = (*SHARES, "GE", "S")
+RESAMPLES = 2000
+
+
+def interval(samples: Sequence[np.ndarray], statistic: Callable, seed: int = 0) -> tuple[float, float, float]:
+    """(value, low, high) of a statistic of one or several aligned samples; the ends are NaN below two facts.
+
+    `statistic` takes the samples and `axis`.
+    """
+    arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
+    value = float(statistic(*arrays, axis=-1))
+    if len(arrays[0]) < 2:
+        return value, np.nan, np.nan
+    found = bootstrap(
+        arrays, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
+    )
+    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def harmonic_score(es, ps, ns, axis=-1):
+    """S: the harmonic mean of the mean ES, PS and NS; 0 where one of them is 0."""
+    means = np.stack([np.mean(values, axis=axis) for values in (es, ps, ns)])
+    with np.errstate(divide="ignore"):
+        return 3 / np.sum(1 / means, axis=0)
+
+
+def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
+    """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
+
+    Per cent; facts without a measure (GE of rules that were not spoken) are left out of its mean.
+    """
+    rows = []
+    for rule, here in edits.groupby("rule", sort=False):
+        row = {"rule": rule, "facts": here["fact"].nunique()}
+        for name in COLUMNS:
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _measure(here, name), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _measure(here: pd.DataFrame, name: str) -> tuple[float, float, float]:
+    if name == "S":
+        return tuple(100 * number for number in interval([here["ES"], here["PS"], here["NS"]], harmonic_score))
+    values = here[name].dropna() if name in here else []
+    if not len(values):
+        return (np.nan,) * 3
+    scale = 100 if name in SHARES else 1
+    return tuple(scale * number for number in interval([values], np.mean))
+
+
+def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Per measure: mean of `rule` minus `baseline` over the facts that have both, with its interval (per cent)."""
+    tables = {each: edits[edits["rule"].eq(each)].set_index("fact") for each in (rule, baseline)}
+    for each, table in tables.items():
+        if table.empty:
+            raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
+    rows = []
+    for name in names:
+        columns = ["ES", "PS", "NS"] if name == "S" else [name]
+        ours, theirs = (tables[each][columns].dropna() for each in (rule, baseline))
+        both = ours.index.intersection(theirs.index)
+        samples = [table.loc[both, column] for table in (ours, theirs) for column in columns]
+        statistic = _score_difference if name == "S" else _mean_difference
+        scale = 1 if name == "GE" else 100
+        rows.append((name, *(scale * number for number in interval(samples, statistic))))
+    return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
+
+
+def _mean_difference(ours, theirs, axis=-1):
+    return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
+
+
+def _score_difference(*samples, axis=-1):
+    return harmonic_score(*samples[:3], axis=axis) - harmonic_score(*samples[3:], axis=axis)
+
+
+def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> tuple[float, float, float]:
+    """Area under the ROC curve of a number foretelling an outcome, with its interval over resampled facts.
+
+    Raises RromeError when the outcome never, or always, happened. Resamples without both outcomes are left out.
+    """
+    foretold, happened = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
+    if happened.all() or not happened.any():
+        raise RromeError("no ROC curve: the outcome " + ("always" if happened.all() else "never") + " happened")
+    draw = np.random.default_rng(seed).integers(len(happened), size=(RESAMPLES, len(happened)))
+    areas = [roc_auc_score(happened[rows], foretold[rows]) for rows in draw if 0 < happened[rows].sum() < len(rows)]
+    return float(roc_auc_score(happened, foretold)), *map(float, np.quantile(areas, [0.025, 0.975]))
