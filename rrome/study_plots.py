@@ -19,7 +19,8 @@ STRATA = {"ordinary subjects": False, "first-token subjects": True}
 def delta_scatter(edits: pd.DataFrame, rules: Sequence[str] = NAMED_RULES, labels: int = 3) -> Figure:
     """Figure 2: |Delta| (log) against normalised entropy, one panel per rule on the same axes, with both margins.
 
-    First-token subjects are drawn large; the `labels` largest updates of each panel are named.
+    First-token subjects are drawn large; of updates above three times the ordinary median the
+    `labels` largest are named.
     """
     edits = edits[edits["rule"].isin(rules)]
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
@@ -49,7 +50,8 @@ def _scatter_panel(panel: Axes, here: pd.DataFrame, rule: str, labels: int) -> N
     panel.scatter(here["delta"][~first], here["entropy"][~first], s=14, alpha=0.5, label="ordinary subjects", **marks)
     large = {"s": 46, "edgecolors": "black", "linewidths": 0.7}
     panel.scatter(here["delta"][first], here["entropy"][first], label="first-token subjects", **large, **marks)
-    for place, row in enumerate(here.nlargest(labels, "delta").itertuples()):
+    far = here[here["delta"] > 3 * here["delta"][~first].median()]
+    for place, row in enumerate(far.nlargest(labels, "delta").itertuples()):
         offset = {"xytext": (-4, -9 - 9 * place), "textcoords": "offset points"}
         panel.annotate(row.subject, (row.delta, row.entropy), ha="right", fontsize=7, **offset)
     panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)")
