@@ -31,6 +31,9 @@ build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $
 layers: $(STAMP) ## measure which layer to edit (half an hour): figures/layer_choice.*
 	$(BIN)/python -m rrome.run notebooks/A1_choosing_the_layer.ipynb --profile long --figures $(FIGURES)
 
+# These read the study that notebook 3 makes.
+build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
+
 test: lint ## check style, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS) $(APPENDIX)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .cache import explained
 from .errors import RromeError
 
@@ -14,7 +16,8 @@ class Journal:
     """An append-only JSON-lines file: the first line holds the settings of the study, each further line one result.
 
     Opening an existing file with other settings raises RromeError that names the difference; a last line torn by a
-    crash is cut off. `rows` are the results so far, in the order in which they were made.
+    crash is cut off. `rows` are the results so far, in the order in which they were made. A journal belongs to one
+    process at a time, until it is closed or that process ends: use it in a `with` statement.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
@@ -23,12 +26,39 @@ class Journal:
         wanted = json.loads(json.dumps(settings))
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self._whole_lines() if self.path.exists() else []
-            if lines:
-                self._compare(lines[0].get("settings", {}), wanted)
-                self.rows = lines[1:]
-            else:
-                self._write({"settings": wanted})
+            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+            self._take()
+            try:
+                self._open(wanted)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have the journal."""
+        self._lock.release()
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RromeError(
+                f"{self.path} is in use by another run: wait for it to end, or choose another file"
+            ) from error
+
+    def _open(self, wanted: dict[str, Any]) -> None:
+        lines = self._whole_lines() if self.path.exists() else []
+        if lines:
+            self._compare(lines[0].get("settings", {}), wanted)
+            self.rows = lines[1:]
+        else:
+            self._write({"settings": wanted})
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one result so that it survives a crash right after."""

@@ -72,14 +72,15 @@ def single_edits(
     Entropy and GE are missing in rows of rules that are not spoken.
     """
     measures = measures or Measures()
-    journal = Journal(path, study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures))
-    done = {(row["fact"], row["rule"]) for row in journal.rows}
+    settings = study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures)
     wanted = ["unedited", *rules]
-    for number, fact in enumerate(bar(facts, desc="edits", unit="fact", show=progress)):
-        missing = [rule for rule in wanted if (number, rule) not in done]
-        rows = _one_fact(editor, fact, rules, measures) if missing else {}
-        for rule in missing:
-            journal.append({"fact": number, "rule": rule, **rows[rule]})
+    with Journal(path, settings) as journal:
+        done = {(row["fact"], row["rule"]) for row in journal.rows}
+        for number, fact in enumerate(bar(facts, desc="edits", unit="fact", show=progress)):
+            missing = [rule for rule in wanted if (number, rule) not in done]
+            rows = _one_fact(editor, fact, rules, measures) if missing else {}
+            for rule in missing:
+                journal.append({"fact": number, "rule": rule, **rows[rule]})
     order = {rule: place for place, rule in enumerate(wanted)}
     return pd.DataFrame(sorted(journal.rows, key=lambda row: (row["fact"], order[row["rule"]])))
 

@@ -9,46 +9,59 @@ from rrome.journal import Journal
 SETTINGS = {"layer": 9, "prefixes": ["{}", "A. {}"]}
 
 
+def write(path, *rows, settings=SETTINGS):
+    """Open, append, close; returns all rows."""
+    with Journal(path, settings) as journal:
+        for row in rows:
+            journal.append(row)
+    return journal.rows
+
+
 def test_rows_are_there_after_reopening(tmp_path):
-    journal = Journal(tmp_path / "deep" / "study.jsonl", SETTINGS)
-    journal.append({"fact": 0, "text": "Zürich\n"})
-    journal.append({"fact": 1, "size": None})
-    again = Journal(journal.path, SETTINGS)
-    assert again.rows == journal.rows == [{"fact": 0, "text": "Zürich\n"}, {"fact": 1, "size": None}]
-    assert json.loads(journal.path.read_text().splitlines()[0]) == {"settings": SETTINGS}
+    path = tmp_path / "deep" / "study.jsonl"
+    rows = [{"fact": 0, "text": "Zürich\n"}, {"fact": 1, "size": None}]
+    assert write(path, *rows) == write(path) == rows
+    assert json.loads(path.read_text().splitlines()[0]) == {"settings": SETTINGS}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12])
 def test_a_torn_last_line_is_cut_off(tmp_path, cut):
-    journal = Journal(tmp_path / "study.jsonl", SETTINGS)
-    journal.append({"fact": 0})
-    journal.append({"fact": 1})
-    content = journal.path.read_bytes()
-    journal.path.write_bytes(content[:-cut])
-    again = Journal(journal.path, SETTINGS)
-    assert again.rows == [{"fact": 0}]
-    again.append({"fact": 1})
-    assert journal.path.read_bytes() == content
+    path = tmp_path / "study.jsonl"
+    write(path, {"fact": 0}, {"fact": 1})
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    assert write(path) == [{"fact": 0}]
+    write(path, {"fact": 1})
+    assert path.read_bytes() == content
 
 
 def test_a_torn_header_starts_anew(tmp_path):
     path = tmp_path / "study.jsonl"
     path.write_text('{"settings": {"lay')
-    Journal(path, SETTINGS).append({"fact": 0})
-    assert Journal(path, SETTINGS).rows == [{"fact": 0}]
+    write(path, {"fact": 0})
+    assert write(path) == [{"fact": 0}]
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
-    Journal(tmp_path / "study.jsonl", SETTINGS)
+    path = tmp_path / "study.jsonl"
+    write(path)
     with pytest.raises(RromeError, match=r"study.jsonl .*other settings \(layer: 9 there, 4 now\)"):
-        Journal(tmp_path / "study.jsonl", SETTINGS | {"layer": 4})
+        Journal(path, SETTINGS | {"layer": 4})
     with pytest.raises(RromeError, match="seed: None there, 1 now"):
-        Journal(tmp_path / "study.jsonl", SETTINGS | {"seed": 1})
+        Journal(path, SETTINGS | {"seed": 1})
+    assert write(path) == []
+
+
+def test_two_runs_on_one_journal_are_refused(tmp_path):
+    path = tmp_path / "study.jsonl"
+    with Journal(path, SETTINGS), pytest.raises(RromeError, match="study.jsonl is in use by another run"):
+        Journal(path, SETTINGS)
+    assert write(path, {"fact": 0}) == [{"fact": 0}]
 
 
 def test_a_damaged_middle_is_named_and_kept(tmp_path):
     path = tmp_path / "study.jsonl"
-    Journal(path, SETTINGS)
+    write(path)
     path.write_text(path.read_text() + "{{{\n{}\n")
     before = path.read_bytes()
     with pytest.raises(RromeError, match="study.jsonl is damaged"):
@@ -57,12 +70,11 @@ def test_a_damaged_middle_is_named_and_kept(tmp_path):
 
 
 def test_a_full_disk_is_explained(tmp_path, monkeypatch):
-    journal = Journal(tmp_path / "study.jsonl", SETTINGS)
-
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RromeError, match="no disk space left"):
-        journal.append({"fact": 0})
-    assert journal.rows == []
+    with Journal(tmp_path / "study.jsonl", SETTINGS) as journal:
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(RromeError, match="no disk space left"):
+            journal.append({"fact": 0})
+        assert journal.rows == []

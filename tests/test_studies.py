@@ -1,7 +1,13 @@
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import study_to_kill
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
@@ -77,6 +83,18 @@ def test_a_study_killed_at_any_line_ends_as_if_it_had_not_been(editor, facts, tm
     torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
     (tmp_path / "killed.jsonl").write_text(torn)
     same(studies.single_edits(editor, facts, tmp_path / "killed.jsonl", measures=Measures(n_generated=4)), whole)
+
+
+@pytest.mark.parametrize("lines", [2, 17, 30])
+def test_a_killed_process_loses_nothing(tmp_path, lines):
+    journal = tmp_path / "killed.jsonl"
+    script = Path(__file__).with_name("study_to_kill.py")
+    process = subprocess.Popen([sys.executable, script, journal], stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    same(study_to_kill.study(journal), study_to_kill.study(tmp_path / "whole.jsonl"))
 
 
 def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
