@@ -35,17 +35,16 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
 
     `delta_ordinary` and `delta_first_token` are medians of ||Delta||_F under ROME.
     """
-    first = edits["position"].eq(0)
     rows = {}
     for layer, here in edits.groupby("layer"):
+        first = here["position"].eq(0)
         measured = here[here["rule"].eq("r-rome") & ~first]
         row = measured[["ES", "PS", "NS", "GE"]].mean().to_dict()
         row["S"], row["S_low"], row["S_high"] = interval(
             [measured["ES"], measured["PS"], measured["NS"]], harmonic_score
         )
-        sizes = here[here["rule"].eq("rome")].set_index("position")["delta_frobenius"]
-        row["delta_ordinary"] = sizes[sizes.index != 0].median()
-        row["delta_first_token"] = sizes[sizes.index == 0].median()
+        sizes = here["delta_frobenius"].where(here["rule"].eq("rome"))
+        row["delta_ordinary"], row["delta_first_token"] = sizes[~first].median(), sizes[first].median()
         rows[layer] = row
     return pd.DataFrame(rows).T.rename_axis("layer")
 
