@@ -7,7 +7,7 @@ neighbourhood prompts   other subjects with the same true answer: what must not 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ HOLE = "{}"
 class Fact:
     """One edit: afterwards the model should continue `prompt` about `subject` with `target_new`, not `target_true`.
 
-    `prompt` holds exactly one "{}", where the subject goes; targets come without surrounding spaces. The remaining
-    fields are for measuring: ids, and whole prompts of each kind. Raises RromeError that names the fact.
+    `prompt` holds exactly one "{}", where the subject goes; surrounding spaces of targets are taken off. The remaining
+    fields are for measuring, by name only: ids, and whole prompts of each kind. Raises RromeError that names the fact.
     """
 
     prompt: str
     subject: str
     target_new: str
     target_true: str | None = None
+    _: KW_ONLY
     case_id: int | None = None
     relation: str | None = None
     paraphrases: tuple[str, ...] = ()
@@ -35,21 +36,26 @@ class Fact:
     generation: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("prompt", "subject", "target_new"):
+        for name in ("prompt", "subject", "target_new", "target_true"):
             text = getattr(self, name)
+            if name == "target_true" and text is None:
+                continue
             if not isinstance(text, str) or not text.strip():
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
+            if name.startswith("target"):
+                object.__setattr__(self, name, text.strip())
         if self.prompt.count(HOLE) != 1:
             raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')
-        object.__setattr__(self, "target_new", self.target_new.strip())
-        if self.target_true is not None:
-            object.__setattr__(self, "target_true", self.target_true.strip())
-            if self.target_true.casefold() == self.target_new.casefold():
-                raise RromeError(
-                    f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit"
-                )
+        if self.target_true is not None and self.target_true.casefold() == self.target_new.casefold():
+            raise RromeError(f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit")
         for name in ("paraphrases", "neighbourhood", "generation"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, self._prompts(name))
+
+    def _prompts(self, name: str) -> tuple[str, ...]:
+        prompts = getattr(self, name)
+        if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise RromeError(f"{self._label()}: {name} must be a list of texts, got {prompts!r}")
+        return tuple(prompts)
 
     def _label(self) -> str:
         return f"fact {self.prompt!r}, subject {self.subject!r}" + (
@@ -123,16 +129,23 @@ def read_facts(path: str | Path) -> list[Fact]:
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
     try:
         text = path.read_text(encoding="utf-8")
-        records = (
-            json.loads(text)
-            if path.suffix == ".json"
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
-        )
+        records = json.loads(text) if path.suffix == ".json" else _json_lines(text)
     except (ValueError, OSError) as error:
         raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
     if not isinstance(records, list):
         raise RromeError(f"the fact file {path} must hold a list of records")
     return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
+
+
+def _json_lines(text: str) -> list[Any]:
+    """One value a line; only "\\n" ends a line, for JSON may hold the other line separators of Unicode as they are."""
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
 
 
 def write_facts(facts: Iterable[Fact], path: str | Path) -> None:

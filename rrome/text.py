@@ -54,13 +54,10 @@ def read_texts(path: str | Path) -> list[str]:
     elif not path.exists():
         raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
     elif path.suffix == ".jsonl":
-        texts = [
-            _text_field(line, path, number)
-            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
-            if line
-        ]
+        lines = enumerate(_content(path).split("\n"), 1)  # other line separators of Unicode may stand inside a text
+        texts = [_text_field(line, path, number) for number, line in lines if line.strip()]
     else:
-        texts = re.split(r"\n\s*\n", path.read_text("utf-8"))
+        texts = re.split(r"\n\s*\n", _content(path))
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
         raise RromeError(f"{path} holds no text")
@@ -72,11 +69,21 @@ def text_digest(texts: Sequence[str]) -> str:
     return digest(*texts)
 
 
+def _content(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RromeError(f"{path} cannot be read as UTF-8 text ({error}): convert it, or give another file") from error
+
+
 def _text_field(line: str, path: Path, number: int) -> str:
     try:
-        return json.loads(line)["text"]
+        text = json.loads(line)["text"]
+        if isinstance(text, str):
+            return text
+        raise TypeError(f"the field is {text!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise RromeError(f'{path}, line {number}: not a JSON object with a field "text"') from error
+        raise RromeError(f'{path}, line {number}: not a JSON object with a text in its field "text"') from error
 
 
 def _is_held_out(code: str) -> bool:
@@ -96,18 +103,21 @@ def _prose(markup: str) -> str:
     """A paragraph as one line with a capital and a closing mark, or nothing when it does not read as running text.
 
     Running text is long enough, has few digits, commas and semicolons for its words, mostly lower-case words, and
-    enough of the small words that hold an English sentence together.
+    enough of the small words that hold an English sentence together; a web address is not running text.
     """
     text = re.sub(
         r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I
     )
     text = re.sub(r"\s*\(\d{4}( est\.)?\)\s*$", "", text)
+    text = re.sub(r" +([,.;:)])", r"\1", text)  # left by a tag before a mark
     words = re.findall(r"[^\W\d_]+", text)
+    if re.search(r"https?:|www\.|@", text):
+        return ""
     if len(text) < MIN_LETTERS or sum(letter.isdigit() for letter in text) > MAX_DIGITS * len(text):
         return ""
     small = sum(word in SMALL_WORDS for word in words)
     lower = sum(word.islower() for word in words)
-    marks = text.count(",") + 3 * text.count(";")
+    marks = text.count(",") + 2 * text.count(";")
     if small < 0.22 * len(words) or lower < 0.6 * len(words) or marks > 0.15 * len(words):
         return ""
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?\"')" else ".")

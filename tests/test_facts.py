@@ -50,11 +50,31 @@ def test_targets_lose_their_spaces():
         (("{} is in", "Rome", ""), "target_new must be a text"),
         (("{} is in", "Rome", None), "target_new must be a text"),
         (("{} is in", "Rome", "Spain", "spain "), "equals target_true"),
+        (("{} is in", "Rome", "Spain", " "), "Rome.*target_true must be a text"),
+        (("{} is in", "Rome", "Spain", 5), "Rome.*target_true must be a text"),
     ],
 )
 def test_a_bad_fact_is_refused_by_name(arguments, message):
     with pytest.raises(RromeError, match=message):
         Fact(*arguments)
+
+
+@pytest.mark.parametrize("prompts", ["Rome lies in", [1], None])
+def test_prompts_to_measure_are_lists_of_texts(prompts):
+    with pytest.raises(RromeError, match="Rome.*paraphrases must be a list of texts"):
+        Fact("{} is in", "Rome", "Spain", paraphrases=prompts)
+    assert Fact("{} is in", "Rome", "Spain", paraphrases=["Rome lies in"]).paraphrases == ("Rome lies in",)
+
+
+def test_fields_for_measuring_go_by_name():
+    with pytest.raises(TypeError):
+        Fact("{} is in", "Rome", "Spain", "Italy", 7)
+
+
+def test_line_separators_of_unicode_are_text(tmp_path):
+    fact = Fact("{} is in", "Ro\u2028me", "Spain", "Italy", paraphrases=("Rome\x85lies in",))
+    write_facts([fact], tmp_path / "facts.jsonl")
+    assert read_facts(tmp_path / "facts.jsonl") == [fact]
 
 
 def test_a_record_comes_back_as_it_went(tmp_path):
@@ -74,6 +94,10 @@ def test_a_record_comes_back_as_it_went(tmp_path):
         ({"requested_rewrite": None}, "requested_rewrite is missing or malformed"),
         ({"paraphrase_prompts": "one text"}, "'paraphrase_prompts' must be a list"),
         ({"neighborhood_prompts": [1]}, "'neighborhood_prompts' must be a list"),
+        (
+            {"requested_rewrite": {**RECORD["requested_rewrite"], "target_true": {"str": 5}}},
+            r"record 0 \(case_id 7\).*target_true must be a text",
+        ),
         ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": "no hole"}}, "record 0.*exactly one"),
     ],
 )
@@ -89,6 +113,9 @@ def test_a_file_that_is_missing_or_no_json_is_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(RromeError, match="bad.json cannot be read"):
         read_facts(tmp_path / "bad.json")
+    (tmp_path / "bad.jsonl").write_text(json.dumps(RECORD) + '\n\n{"case_id"\n')
+    with pytest.raises(RromeError, match="bad.jsonl cannot be read.*line 3"):
+        read_facts(tmp_path / "bad.jsonl")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(RromeError, match="must hold a list"):
         read_facts(tmp_path / "bad.json")

@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from rrome import world
 from rrome.cache import digest
 from rrome.data_files import read_yaml
 from rrome.world import world_facts
@@ -13,15 +14,25 @@ def facts():
 
 
 def test_the_set_is_the_same_on_every_machine(facts):
-    assert digest(*(fact.to_record() for fact in facts)) == "62728307c39560b0"
+    assert digest(*(fact.to_record() for fact in facts)) == "84a77753119528df"
 
 
 def test_it_is_large_varied_and_numbered(facts):
     relations = Counter(fact.relation for fact in facts)
     assert len(facts) >= 2000 and len(relations) >= 6 and min(relations.values()) >= 50
-    assert [fact.case_id for fact in facts] == list(range(len(facts)))
+    assert len({fact.case_id for fact in facts}) == len(facts)
     assert len({(fact.relation, fact.subject) for fact in facts}) == len(facts)
     assert len({fact.relation for fact in facts[:20]}) == len(relations)
+
+
+def test_a_record_does_not_depend_on_unrelated_ones(facts, monkeypatch):
+    rules = read_yaml("world.yaml")
+    rules["skip"]["all"] = [*rules["skip"]["all"], "China"]
+    monkeypatch.setattr(world, "read_yaml", lambda _: rules)
+    fewer = {fact.case_id: fact for fact in world_facts()}
+    unrelated = [fact for fact in facts if fact.target_true in ("Europe", "Portuguese", "Christianity")]
+    assert len(fewer) < len(facts) and len(unrelated) > 300
+    assert all(fewer[fact.case_id].to_record() == fact.to_record() for fact in unrelated)
 
 
 def test_every_record_is_complete(facts):
@@ -70,6 +81,9 @@ def test_neighbours_share_the_true_answer(facts):
         ("city-country", "Chicago", "the United States"),
         ("city-continent", "Nairobi", "Africa"),
         ("city-currency", "Mumbai", "rupee"),
+        ("city-currency", "Riyadh", "riyal"),
+        ("city-country", "Cologne", "Germany"),
+        ("city-country", "Can Tho", "Vietnam"),
         ("city-language", "Istanbul", "Turkish"),
     ],
 )
@@ -86,7 +100,9 @@ def test_disputed_and_ambiguous_subjects_are_left_out(facts):
     ]:
         assert absent not in subjects
     names = {subject for _, subject in subjects}
-    assert not names & {"Hyderabad", "Tripoli", "Valencia", "Taiwan"}
+    assert not names & {"Hyderabad", "Tripoli", "Valencia", "Taiwan", "Jerusalem", "Srinagar", "Donetsk", "Brooklyn"}
+    asked = {prompt for fact in facts for prompt in fact.neighbourhood}
+    assert not [prompt for prompt in asked if "Sevastopol" in prompt or "Tenerife" in prompt]
 
 
 def test_subjects_open_the_prompt_at_a_natural_rate(facts):
