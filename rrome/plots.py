@@ -27,9 +27,12 @@ NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Inside, figures are drawn in the kit's one style."""
+    """Inside, figures are drawn in the kit's one style; after it pyplot forgets them, else a notebook shows some twice."""
+    before = plt.get_fignums()
     with resources.as_file(resources.files(__package__) / "data" / "rrome.mplstyle") as path, plt.style.context(path):
         yield
+    for number in set(plt.get_fignums()) - set(before):
+        plt.close(number)
 
 
 def save_figure(

@@ -55,10 +55,22 @@ def check(name: str, value: Any, known: dict[str, Any], where: str) -> None:
         )
 
 
-def run(notebook: Path, profile: str, figures: Path | None = None, extra: dict[str, Any] | None = None) -> Path:
+def unfinished_path(notebook: Path, profile: str) -> Path:
+    """Where a run writes until it is complete, and what stays when a cell fails: build/PROFILE/NAME.failed.ipynb."""
+    return notebook.resolve().parent.parent / "build" / profile / f"{notebook.stem}.failed.ipynb"
+
+
+def run(
+    notebook: Path,
+    profile: str,
+    figures: Path | None = None,
+    extra: dict[str, Any] | None = None,
+    shared: dict[str, Any] | None = None,
+) -> Path:
     """Execute a copy of `notebook` in its folder and return its path, build/PROFILE/NAME.ipynb beside the notebooks folder.
 
-    The source is never written to. When a cell fails the partly executed copy stays, named NAME.failed.ipynb.
+    `extra` sets parameters that this notebook must have, `shared` those that it may lack (a toy has no model). The
+    source is never written to. When a cell fails the partly executed copy stays, named NAME.failed.ipynb.
     """
     notebook = notebook.resolve()
     root = notebook.parent.parent
@@ -67,10 +79,10 @@ def run(notebook: Path, profile: str, figures: Path | None = None, extra: dict[s
     parameters["figures_dir"] = os.path.relpath((figures or root / "figures").resolve(), notebook.parent)
     for name, value in (extra or {}).items():
         check(name, value, known, "--set")
-        parameters[name] = value
+    parameters |= (shared or {}) | (extra or {})
     parameters = {name: value for name, value in parameters.items() if name in known}
-    output = root / "build" / profile / notebook.name
-    unfinished = output.with_suffix(".failed.ipynb")
+    unfinished = unfinished_path(notebook, profile)
+    output = unfinished.with_name(notebook.name)
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook),
@@ -84,21 +96,32 @@ def run(notebook: Path, profile: str, figures: Path | None = None, extra: dict[s
     return output
 
 
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """NAME=VALUE as (name, value), the value read as YAML; RromeError without "=" (None would fit any parameter)."""
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise RromeError(f"--set: write NAME=VALUE, not {setting!r}")
+    return name, yaml.safe_load(value)
+
+
 def main(
     notebook: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     profile: str = "smoke",
     figures: Path | None = None,
+    model: Annotated[str | None, typer.Option(help="model_name, where the notebook has one")] = None,
+    device: Annotated[str | None, typer.Option(help="device, where the notebook has one")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="one more parameter")] = None,
 ) -> None:
     """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
     try:
-        extra = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in set_ or [])}
-        output = run(notebook, profile, figures, extra)
+        extra = dict(map(parse_setting, set_ or []))
+        shared = {name: value for name, value in {"model_name": model, "device": device}.items() if value is not None}
+        output = run(notebook, profile, figures, extra, shared)
     except RromeError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     except papermill.PapermillExecutionError as error:
-        failed = Path("build") / profile / notebook.with_suffix(".failed.ipynb").name
+        failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"done: {output}")

@@ -45,6 +45,10 @@ def test_outputs_are_of_one_clean_run(code):
     assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
+def test_no_cell_shows_its_picture_twice(code):
+    assert all(sum("image/png" in output.get("data", {}) for output in cell.outputs) <= 1 for cell in code)
+
+
 def test_the_first_code_cell_holds_all_parameters_as_literals(code):
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == code[:1]

@@ -67,11 +67,11 @@ def test_an_unknown_profile_lists_the_known_ones(project):
         run.run(project(""), "paper")
 
 
-def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_path, monkeypatch):
+def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_path):
     notebook = project("all: {seed: 13}")
-    monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(run_app(), [str(notebook), "--profile", "laptop"])
-    assert result.exit_code == 1 and "01_small.failed.ipynb" in result.output
+    unfinished = tmp_path / "build" / "laptop" / "01_small.failed.ipynb"
+    assert result.exit_code == 1 and str(unfinished) in result.output.replace("\n", "")
     assert [path.name for path in (tmp_path / "build" / "laptop").iterdir()] == ["01_small.failed.ipynb"]
     assert not (tmp_path / "figures").exists()
 
@@ -83,6 +83,20 @@ def test_the_command_line_sets_single_parameters(project, tmp_path):
     assert (tmp_path / "f" / "made.txt").read_text() == "5"
     wrong = CliRunner().invoke(run_app(), [*command, "--set", "sed=5"])
     assert wrong.exit_code == 2 and "unknown parameter 'sed'" in wrong.output
+
+
+def test_a_model_is_for_the_notebooks_that_have_one(project, tmp_path):
+    notebook = project("")
+    command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f"), "--model", "gpt2"]
+    assert CliRunner().invoke(run_app(), command).exit_code == 0
+    run.run(notebook, "laptop", tmp_path / "f", shared={"seed": 7, "model_name": "gpt2"})
+    assert (tmp_path / "f" / "made.txt").read_text() == "7"
+
+
+def test_a_setting_without_a_value_is_refused(project, tmp_path):
+    wrong = CliRunner().invoke(run_app(), [str(project("")), "--profile", "laptop", "--set", "seed"])
+    assert wrong.exit_code == 2 and "NAME=VALUE" in wrong.output
+    assert not (tmp_path / "build").exists()
 
 
 def run_app():
