@@ -3,8 +3,9 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RULES, Editor, KeyChoice, RankOneUpdate, RromeError, second_moment
+from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, second_moment
 from rrome.rules import rule_named
+from rrome.text import factbook_prose
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,19 @@ def test_a_rule_can_be_given_as_a_value():
     assert rule_named(KeyChoice("average", "average", "average"))[0] == "r-rome"
     with pytest.raises(RromeError, match="residual of a rule is 'average' or 'original'"):
         KeyChoice("average", "average", "mean")
+
+
+def test_on_the_default_model_too_delta_equals_the_naive_solver(default_model):
+    fact = Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe")
+    prefixes = ["{}", "The sun had set. {}", "He said to me: (a {b} c) {}"]
+    editor = Editor(default_model, second_moment(default_model, factbook_prose(), 4000), prefixes=prefixes)
+    before = default_model.site.weight.clone()
+    target, _, _ = naive.value(default_model, fact, prefixes)
+    for rule, update in editor.updates(fact, list(RULES)).items():
+        expected = naive.delta_matrix(
+            default_model, fact, prefixes, editor.second_moment.matrix, RULES[rule], target=target
+        )
+        assert (update.matrix() - expected).norm() <= 1e-4 * expected.norm(), rule
+        with editor.applied(update):
+            assert not torch.equal(default_model.site.weight, before)
+        assert torch.equal(default_model.site.weight, before)
