@@ -179,8 +179,9 @@ def strata(
     model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
 ) -> tuple[list[Fact], list[Fact]]:
     """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
-    first = [fact for fact in facts if read_row(model, fact).subject == 0]
-    ordinary = [fact for fact in facts if fact not in set(first)]
+    ordinary, first = [], []
+    for fact in facts:
+        (first if read_row(model, fact).subject == 0 else ordinary).append(fact)
     for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
         if n > len(pool):
             raise RromeError(
