@@ -11,6 +11,7 @@ normalise after the MLP run block l* as well. The vocabulary is read at the plac
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from .facts import Fact
-from .hooks import Passage, blocks_from, input_of, output_changed, through_block, vocabulary_at
+from .hooks import Passage, blocks_from, input_of, last_mlp_at, output_changed, through_block, vocabulary_at
 from .keys import Keys
 from .models import Model
 from .prompts import Row, read_row, read_subject_is
@@ -69,11 +70,13 @@ class Frozen:
         def add(stream):  # (R, S, d_v)
             return torch.cat([stream[:, :1] + delta.to(stream.dtype), stream[:, 1:]], dim=1)
 
+        where = torch.stack([places.row, places.column])
         above = self.first > model.layer
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
             output_changed(model.site.module, lambda _key, value: add(value)),  # not called when only blocks above run
-            vocabulary_at(model, torch.stack([places.row, places.column])),
+            last_mlp_at(model, where) if self.first < model.depth - 1 else nullcontext(),
+            vocabulary_at(model, where),
         ):
             logits = model.lm(
                 input_ids=self.ids,
@@ -149,7 +152,9 @@ def _rows(
                 targets.append((len(rows), column, number, row.ids[-back], weight))
             rows.append(row)
         subject_is = read_subject_is(model, fact, leading)
-        shared = _upto_subject(subject_is) == _upto_subject(rows[start])
+        bare = rows[start]
+        says_more = len(bare.ids) - bare.n_target > bare.subject + 1  # else the target's place and KL's would be one
+        shared = says_more and _upto_subject(subject_is) == _upto_subject(bare)
         stays.append((start if shared else len(rows), 0, number))
         rows += [] if shared else [subject_is]
         owner += [number] * (len(rows) - start)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .models import Model
-from .sites import blocks_of
+from .sites import blocks_of, find_site
 
 
 class _Reached(Exception):
@@ -48,6 +48,28 @@ def vocabulary_at(model: Model, places: torch.Tensor):
     """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
     head = model.lm.get_output_embeddings()
     return _removed(head.register_forward_pre_hook(lambda _, args: (args[0][places[0], places[1]].unsqueeze(0),)))
+
+
+def last_mlp_at(model: Model, places: torch.Tensor):
+    """Inside, the last block's MLP runs only at distinct `places` (2, M) = (row, column); elsewhere its output is zero.
+
+    Right for whoever reads the model's output at these places alone, since no block above mixes columns.
+    """
+    block = blocks_of(model.lm)[-1]
+    mlp = model.lm.get_submodule(find_site(model.lm, model.depth - 1).path.rpartition(".")[0])
+    if mlp is block:  # OPT keeps its two layers in the block itself
+        return contextlib.nullcontext()
+    shape = []
+
+    def gather(_mlp, states):  # (B, T, d) each
+        shape[:] = states[0].shape[:2]
+        return tuple(state[places[0], places[1]].unsqueeze(0) for state in states)
+
+    def scatter(_mlp, _states, out):  # (1, M, d)
+        everywhere = out.new_zeros(*shape, out.shape[-1])
+        return everywhere.index_put((places[0], places[1]), out[0])
+
+    return _removed(mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter))
 
 
 @contextlib.contextmanager
