@@ -75,7 +75,7 @@ class Frozen:
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
             output_changed(model.site.module, lambda _key, value: add(value)),  # not called when only blocks above run
-            last_mlp_at(model, where) if self.first < model.depth - 1 else nullcontext(),
+            last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
             vocabulary_at(model, where),
         ):
             logits = model.lm(

@@ -97,3 +97,8 @@ def test_the_value_makes_the_model_say_the_target(default_model):
     fact = Fact("{} is in the city of", "The Eiffel Tower", "Rome", target_true="Paris")
     value = find_value(default_model, fact, ["{}", "We went home. {}"])
     assert value.losses[0] > 2 and value.probability > 0.9
+
+
+def test_the_value_brings_the_keys_of_its_prompts(tiny):
+    keys = find_value(tiny, FACTS[1], PREFIXES, Search(evaluations=1)).keys
+    torch.testing.assert_close(keys.all, naive.keys(tiny, FACTS[1], PREFIXES), rtol=1e-4, atol=1e-5)
