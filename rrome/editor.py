@@ -68,16 +68,16 @@ class Editor:
     ) -> RankOneUpdate:
         """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
         rule, _ = rule_named(rule)  # an unknown rule fails before the search
-        keys = keys or self.keys(fact)
         self._guard(fact, rule, keys)
         value = value or self.value(fact)
+        keys = keys or value.keys
         return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
 
-    def _guard(self, fact: Fact, rule: str, keys: Keys) -> None:
+    def _guard(self, fact: Fact, rule: str, keys: Keys | None) -> None:
         """Refuse or warn of an edit that its keys foretell to be disabling."""
         if self.max_amplification is None:
             return
-        amplification = preflight(keys, self.second_moment).amplification[rule]
+        amplification = preflight(keys or self.keys(fact), self.second_moment).amplification[rule]
         if amplification > self.max_amplification:
             message = (
                 f"{fact.rewrite!r} under {rule!r} is likely to disable the model: its residual would be amplified "
@@ -90,7 +90,7 @@ class Editor:
     def updates(self, fact: Fact, rules: Sequence[str]) -> dict[str, RankOneUpdate]:
         """One update per rule from the same keys and the same value."""
         rules = [rule_named(rule)[0] for rule in rules]
-        keys = self.keys(fact)
+        keys = None if self.max_amplification is None else self.keys(fact)
         for rule in rules:
             self._guard(fact, rule, keys)
         value = self.value(fact)

@@ -19,7 +19,7 @@ from .editor import Editor
 from .errors import RromeError
 from .facts import Fact
 from .journal import Journal
-from .keys import Keys
+from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean
 from .models import Model, generate
 from .progress import bar
@@ -82,7 +82,7 @@ def sequential_edits(
     checks, rule, folder = checks or Checks(), rule_named(rule)[0], Path(folder)
     settings = {name: value for name, value in study_settings(editor, ()).items() if name != "facts"}
     settings |= {"rule": rule} | checks.settings
-    keys = [editor.keys(fact) for fact in bar(facts, desc="keys", unit="fact", show=progress)]
+    keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:
         with (
             EditLog(folder, editor.model, settings) as log,

@@ -13,7 +13,7 @@ from .editor import Editor
 from .errors import RromeError
 from .facts import Fact
 from .journal import Journal
-from .keys import Keys
+from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
 from .progress import bar
@@ -29,8 +29,9 @@ def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None =
     `position` is that of the subject's last token in the bare prompt: 0 means that nothing stands before it.
     """
     rows = []
-    for fact in bar(facts, desc="keys", unit="fact", show=progress):
-        ahead = editor.preflight(fact)
+    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
+    for fact, keys in zip(facts, every, strict=True):
+        ahead = preflight(keys, editor.second_moment, fact.subject)
         row = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
         row["position"] = read_row(editor.model, fact).subject
         row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
@@ -101,7 +102,8 @@ def study_settings(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
 
 def _one_fact(editor: Editor, fact: Fact, rules, measures: Measures) -> dict[str, dict[str, Any]]:
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
-    keys, value = editor.keys(fact), editor.value(fact)
+    value = editor.value(fact)
+    keys = value.keys
     updates = {rule: editor.update(fact, rule, keys=keys, value=value) for rule in rules}
     editions = {"unedited": None, **updates}
     behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
