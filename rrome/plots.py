@@ -106,6 +106,38 @@ def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = ("rome", "
     return figure
 
 
+def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
+    """Above: seconds of the naive solver, of the kit, and of its matrix products alone; below: how a search grows."""
+    bars = {"seconds_naive": ("naive", "#7F7F7F", "////"), "seconds_ours": ("rrome", "#0072B2", "")}
+    kinds = list(growth["varied"].unique())
+    with style():
+        figure = plt.figure(figsize=(10, 5.2), layout="constrained")
+        axes = figure.subplot_mosaic([["bars"] * len(kinds), kinds])
+        places = range(len(comparison))
+        for shift, (column, (label, colour, hatch)) in zip((-0.2, 0.2), bars.items(), strict=True):
+            heights = [place + shift for place in places]
+            axes["bars"].barh(
+                heights, comparison[column], 0.38, color=colour, hatch=hatch, edgecolor="white", label=label
+            )
+        ends = [place + 0.42 for place in places]
+        axes["bars"].vlines(
+            comparison["floor_seconds"],
+            [end - 0.44 for end in ends],
+            ends,
+            "black",
+            label="products of the search alone",
+        )
+        axes["bars"].set(xscale="log", xlabel="seconds", yticks=places, yticklabels=comparison["what"])
+        axes["bars"].invert_yaxis()
+        axes["bars"].legend(loc="lower right")
+        for kind, line in growth.groupby("varied", sort=False):
+            axes[kind].plot(line["size"], line["seconds"], "o-", color="#0072B2", markersize=4)
+            axes[kind].plot(line["size"], line["floor_seconds"], "k:")
+            axes[kind].set(xlabel=kind, ylim=(0, None))
+        axes[kinds[0]].set_ylabel("seconds per fact")
+    return figure
+
+
 def disabling_edit(table: pd.DataFrame, *, width: int = 104, lines: int = 2) -> Figure:
     """Figure 1: what the model says after each edit, one block per (subject, prompt), with ||Delta||_F beside it.
 

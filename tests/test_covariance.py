@@ -1,13 +1,12 @@
 import errno
 
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS
 from safetensors.torch import save_file
 
 import rrome
-from rrome import RromeError, SecondMoment, second_moment
+from rrome import RromeError, SecondMoment, naive, second_moment
 
 
 def naive_second_moment(model, texts):

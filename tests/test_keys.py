@@ -1,9 +1,8 @@
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RromeError
+from rrome import RromeError, naive
 from rrome import keys as keys_module
 from rrome.keys import capture_inputs, fact_keys, facts_keys
 

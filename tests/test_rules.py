@@ -1,9 +1,8 @@
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, second_moment
+from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, naive, second_moment
 from rrome.rules import rule_named
 from rrome.text import factbook_prose
 

@@ -1,9 +1,8 @@
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Editor, RromeError, second_moment
+from rrome import Editor, RromeError, naive, second_moment
 from rrome.scores import perplexity, target_nll
 
 

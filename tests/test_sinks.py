@@ -1,9 +1,8 @@
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Editor, second_moment
+from rrome import Editor, naive, second_moment
 from rrome.sinks import leading_edits, sink_survey, vocabulary_sample
 
 

@@ -1,9 +1,8 @@
-import naive
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Fact, RromeError, Search, frozen
+from rrome import Fact, RromeError, Search, frozen, naive
 from rrome.values import find_value
 
 
