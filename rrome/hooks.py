@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .models import Model
-from .sites import blocks_of
+from .sites import EditSite, blocks_of
 
 
 class _Reached(Exception):
@@ -25,11 +25,11 @@ def _removed(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 @torch.no_grad()
 def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
-    """What `module` is given in a forward pass, which ends there: nothing above the module is run."""
+    """What `module` is given in a forward pass of `input_ids` (B, T), which ends there: nothing above it is run."""
     captured = []
 
     def stop(_module, args):
-        captured.append(args[0])
+        captured.append(args[0].reshape(*inputs["input_ids"].shape, -1))  # OPT's MLP reads (B * T, d)
         raise _Reached
 
     with _removed(module.register_forward_pre_hook(stop)), contextlib.suppress(_Reached):
@@ -37,9 +37,17 @@ def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.T
     return captured[0]
 
 
-def output_changed(module: nn.Module, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
-    """Inside, `module` returns change(input, output) instead of its output."""
-    return _removed(module.register_forward_hook(lambda _, args, out: change(args[0], out)))
+def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    """Inside, W returns change(key, value) instead of its value, (B, T, d_k) and (B, T, d_v) in every family."""
+    shape = []
+
+    def read_shape(_block, args):
+        shape[:] = args[0].shape[:2]
+
+    def changed(_module, args, out):
+        return change(args[0].view(*shape, -1), out.view(*shape, -1)).view_as(out)
+
+    return _removed(site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed))
 
 
 def vocabulary_at(model: Model, places: torch.Tensor):
@@ -79,6 +87,6 @@ def watched(model: Model, seen: dict) -> Iterator[None]:
     with _removed(
         block.register_forward_pre_hook(lambda _, args, kwargs: seen.update(hidden=args[0]), with_kwargs=True),
         block.register_forward_hook(lambda _, args, out: seen.update(as_tuple=isinstance(out, tuple))),
-        module.register_forward_hook(lambda _, args, out: seen.update(value=out)),
+        module.register_forward_hook(lambda _, args, out: seen.update(value=out.view(*seen["hidden"].shape[:2], -1))),
     ):
         yield

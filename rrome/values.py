@@ -162,7 +162,7 @@ class _Frozen:
         model = self.model
         with (
             blocks_from(model, self.hidden, self.as_tuple),
-            output_changed(model.site.module, add),
+            output_changed(model.site, add),
             vocabulary_at(model, self.wanted),
         ):
             logits = model.lm(

@@ -26,12 +26,12 @@ def run(model, ids, position, delta=None):
     """Logits (T, V), and the input and output of W at `position`, with delta added to that output."""
     seen = {}
 
-    def hook(module, args, out):
-        seen["key"] = args[0][0, position].detach()
+    def hook(module, args, out):  # one prompt at a time, so (1, T, d) and OPT's (T, d) flatten to the same rows
+        seen["key"] = args[0].flatten(0, -2)[position].detach()
         if delta is not None:
             out = out.clone()
-            out[0, position] += delta
-        seen["value"] = out[0, position].detach()
+            out.view(len(ids), -1)[position] += delta
+        seen["value"] = out.flatten(0, -2)[position].detach()
         return out
 
     handle = down_projection(model).register_forward_hook(hook)
