@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import naive
 import pytest
 import torch
@@ -33,12 +35,13 @@ def test_all_eight_rules_equal_the_naive_solver(editor):
 
 def test_an_edit_in_a_row_of_a_batch_is_the_edit_in_the_weights(editor):
     update = editor.update(FACT, "rome")
+    update = replace(update, left=20 * update.left)  # large enough to be seen in every family
     asked = [[FACT.rewrite] * 2, [FACT.target_new, FACT.target_true]]
     unedited, (rowwise, _) = target_nll(editor.model, *asked), target_nll(editor.model, *asked, [update, None])
     with editor.applied(update):
         edited = target_nll(editor.model, *asked)
     assert rowwise == pytest.approx(edited[0].item(), rel=1e-5)
-    assert abs(edited[0] - unedited[0]) > 3e-4 * unedited[0]
+    assert abs(edited[0] - unedited[0]) > 1e-2 * unedited[0]
 
 
 @pytest.mark.parametrize(
