@@ -98,9 +98,13 @@ class RankOneUpdate:
         return torch.outer(self.left, self.right)
 
     def add_to(self, site: EditSite) -> None:
-        """W <- W + Delta in place, in float32 arithmetic for float32 weights, without forming Delta."""
+        """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
         weight = site.weight
-        weight.addr_(self.left.to(weight), self.right.to(weight))
+        left, right = self.left.to(weight.device), self.right.to(weight.device)
+        if weight.dtype == torch.float32:
+            weight.addr_(left, right)  # without forming Delta
+        else:
+            weight.copy_(torch.addr(weight.float(), left, right))
 
     def save(self, path: str | Path) -> None:
         """Write the factors to a safetensors file."""

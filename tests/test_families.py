@@ -40,8 +40,8 @@ def test_an_edit_in_a_row_of_a_batch_is_the_edit_in_the_weights(editor):
     unedited, (rowwise, _) = target_nll(editor.model, *asked), target_nll(editor.model, *asked, [update, None])
     with editor.applied(update):
         edited = target_nll(editor.model, *asked)
-    assert rowwise == pytest.approx(edited[0].item(), rel=1e-5)
-    assert abs(edited[0] - unedited[0]) > 1e-2 * unedited[0]
+    change = edited[0] - unedited[0]
+    assert abs(change) > 1e-3 and abs(rowwise - edited[0]) <= 0.02 * abs(change)
 
 
 @pytest.mark.parametrize(
