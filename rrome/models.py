@@ -103,6 +103,10 @@ def wrap(
     """A Model around a transformers model and tokeniser that are already in memory; freezes it in evaluation mode."""
     if not getattr(tokenizer, "is_fast", False):
         raise RromeError(f"the tokenizer of {name} gives no character offsets: load it with AutoTokenizer (a fast one)")
+    ids = tokenizer("A text")["input_ids"]
+    if ids[-1] in tokenizer.all_special_ids:
+        end = tokenizer.convert_ids_to_tokens(ids[-1])
+        raise RromeError(f"the tokenizer of {name} ends every text with {end}: load it with add_eos_token=False")
     site = find_site(lm, layer)
     lm.eval().requires_grad_(False)
     if tokenizer.pad_token is None:

@@ -42,12 +42,13 @@ def run(model, ids, position, delta=None):
 
 def prompts(model, fact, templates, leading=""):
     """(ids without the last target token, subject position, target ids) per template."""
-    target = model.tokenizer(" " + fact.target_new)["input_ids"]
     before, after = fact.prompt.split("{}")
     for template in templates:
         start, end = template.split("{}")
-        ids = model.tokenizer(leading + start + before + fact.subject + after + end)["input_ids"]
-        yield ids + target[:-1], subject_position(model, leading + start + before, fact.subject), target
+        prompt = leading + start + before + fact.subject + after + end
+        ids = model.tokenizer(prompt + " " + fact.target_new)["input_ids"]
+        target = ids[len(model.tokenizer(prompt)["input_ids"]) :]
+        yield ids[:-1], subject_position(model, leading + start + before, fact.subject), target
 
 
 def keys(model, fact, templates, leading=""):
