@@ -48,9 +48,9 @@ class SecondMoment:
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
-        """C_0^-1 k for a key (d_k,), by Cholesky in float64, returned in float64 on the key's device."""
+        """C_0^-1 k for a key (d_k,), by Cholesky, in float64 on the CPU (some accelerators have no float64)."""
         column = key.to(self.matrix).unsqueeze(1)  # (d_k, 1)
-        return torch.cholesky_solve(column, self.cholesky).squeeze(1).to(key.device)
+        return torch.cholesky_solve(column, self.cholesky).squeeze(1)
 
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model and its layer."""
@@ -117,7 +117,8 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=model.device)
+    device = torch.device("cpu") if model.device.type == "mps" else model.device  # MPS has no float64
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
@@ -126,7 +127,7 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
             keys = capture_inputs(model, ids)[real]  # (n, d_k)
             if not keys.isfinite().all():
                 raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
-            keys = keys.double()
+            keys = keys.to(matrix)
             matrix.addmm_(keys.T, keys)
             done.update(len(keys))
     return (matrix / total).cpu()

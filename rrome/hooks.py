@@ -53,7 +53,12 @@ def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor]
 def vocabulary_at(model: Model, places: torch.Tensor):
     """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
     head = model.lm.get_output_embeddings()
-    return _removed(head.register_forward_pre_hook(lambda _, args: (args[0][places[0], places[1]].unsqueeze(0),)))
+
+    def at_places(_head, args):
+        row, column = places.to(args[0].device)
+        return (args[0][row, column].unsqueeze(0),)
+
+    return _removed(head.register_forward_pre_hook(at_places))
 
 
 @contextlib.contextmanager
@@ -70,14 +75,17 @@ def blocks_from(model: Model, hidden: torch.Tensor, as_tuple: bool) -> Iterator[
         return (hidden, *args[1:]), kwargs
 
     lower = blocks_of(model.lm)[: model.layer]
+    own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
     with _removed(model.site.block.register_forward_pre_hook(replaced, with_kwargs=True)):
         try:
             for block in lower:
                 block.forward = passed
             yield
         finally:
-            for block in lower:
-                block.__dict__.pop("forward", None)
+            for block, forward in zip(lower, own, strict=True):
+                del block.forward
+                if forward is not None:
+                    block.forward = forward
 
 
 @contextlib.contextmanager

@@ -212,5 +212,5 @@ def _targets(rows: Sequence[Row], before: int, device: torch.device) -> tuple[to
 
 def _before(layer, before: int, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's cached keys and values of the first `before` columns, (R, heads, P, d_head), zero where padded."""
-    real = mask[:, None, :before, None].bool()
+    real = mask[:, None, :before, None].bool().to(layer.keys.device)
     return tuple(torch.where(real, states[:, :, :before], 0) for states in (layer.keys, layer.values))
