@@ -50,6 +50,20 @@ def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor]
     return _removed(site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed))
 
 
+def block_changed(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]):
+    """Inside, a block returns change(hidden) instead of its hidden states (B, T, d), by themselves or first in a tuple."""
+
+    def changed(_block, _args, out):
+        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+    return _removed(block.register_forward_hook(changed))
+
+
+def embeddings_changed(model: Model, change: Callable[[torch.Tensor], torch.Tensor]):
+    """Inside, the token embeddings are change(embeddings), (B, T, d)."""
+    return _removed(model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out)))
+
+
 def vocabulary_at(model: Model, places: torch.Tensor):
     """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
     head = model.lm.get_output_embeddings()

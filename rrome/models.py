@@ -85,7 +85,7 @@ def load(
     device = device or torch.accelerator.current_accelerator() or "cpu"
     lm, tokenizer = _from_pretrained(source, dtype, device, revision or entry.get("revision"))
     origin = {
-        "source": entry.get("requirement", str(source)),
+        "source": entry.get("requirement") or entry.get("hub") or str(name),
         "sha256": _source_hash(source),
         "revision": _revision(lm),
     }

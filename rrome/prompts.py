@@ -81,6 +81,14 @@ def read_row(
     return Row(tuple(ids), inside[-1], n_target)
 
 
+def subject_tokens(model: Model, fact: Fact) -> range:
+    """The indices of the subject's tokens in the bare prompt."""
+    start, end = fact.subject_span
+    spans = _tokens(model, fact.rewrite)[1]
+    inside = [n for n, span in enumerate(spans) if span[0] < end and span[1] > start]
+    return range(inside[0], read_row(model, fact).subject + 1)
+
+
 def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
     """The row of "{subject} is a"."""
     return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
