@@ -6,15 +6,17 @@ Accumulated and factored in float64, solved by Cholesky, kept on disk under a na
 """
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .cache import atomic, cache_dir, digest
+from .cache import atomic, cache_dir, digest, file_sha256
 from .errors import RromeError
 from .keys import batches, capture_inputs, pad_right
 from .models import Model
@@ -86,6 +88,34 @@ def second_moment(
             with atomic(path) as scratch:
                 save_file({"matrix": matrix}, scratch, metadata={"key": key})
     return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
+
+
+def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
+    """C_0 from a statistics file that the original ROME code publishes or writes.
+
+    The .npz holds the sum of k k^T as "mom2.mom2" (d_k, d_k) and the number of tokens as "mom2.count"; its name starts
+    with the path of W. Raises RromeError for another kind of file, or one that does not fit the model and its layer.
+    """
+    path, site = Path(path), model.site
+    named = path.name.split("_float")[0]
+    if named != path.name and named != site.path:
+        raise RromeError(
+            f"{path.name} is of {named}, the model is edited at {site.path}: take its file, or another layer"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
+    d_k = site.weight.shape[1]
+    if tuple(total.shape) != (d_k, d_k):
+        raise RromeError(
+            f"{path} holds a matrix {tuple(total.shape)}, W of {model.name} reads keys of {d_k}: another model"
+        )
+    if count < 1 or not torch.allclose(total, total.T, rtol=1e-3, atol=1e-3 * total.abs().max().item()):
+        raise RromeError(f"{path} holds no second moment: {count} tokens, or a matrix that is not symmetric")
+    key = f"{path.stem}-{file_sha256(path)[:16]}"
+    return SecondMoment((total + total.T) / (2 * count), count, model.fingerprint, model.layer, key)
 
 
 def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[list[int]]:
