@@ -82,7 +82,7 @@ def load(
     """
     entry = read_yaml("models.yaml").get(str(name), {})
     source = _source(name, entry)
-    device = device or torch.accelerator.current_accelerator() or "cpu"
+    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     lm, tokenizer = _from_pretrained(source, dtype, device, revision or entry.get("revision"))
     origin = {
         "source": entry.get("requirement") or entry.get("hub") or str(name),

@@ -49,7 +49,7 @@ def trace_layers(
     for fact in facts:
         if fact.target_true is None:
             raise RromeError(f"{fact.rewrite!r} has no target_true to trace: give one")
-    if not facts or not set(kinds) <= set(get_args(Kind)):
+    if not facts or not kinds or not set(kinds) <= set(get_args(Kind)):
         raise RromeError(f"tracing needs facts, and kinds among {', '.join(get_args(Kind))}: got {list(kinds)}")
     generator = torch.Generator().manual_seed(seed)
     scale = noise * embedding_deviation(model, facts)

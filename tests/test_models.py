@@ -135,6 +135,15 @@ def test_a_folder_loads_alike_on_one_device_and_on_those_there_are(tiny_llama, t
     assert rrome.load(tmp_path, device="cpu", dtype=torch.bfloat16).site.weight.dtype == torch.bfloat16
 
 
+def test_an_accelerator_that_torch_was_built_for_but_is_not_there_is_not_used(tiny_llama, tmp_path, monkeypatch):
+    tiny_llama.lm.save_pretrained(tmp_path)
+    tiny_llama.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else "cuda"
+    )
+    assert rrome.load(tmp_path).device.type == "cpu"
+
+
 def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
     lm = copy.deepcopy(tiny_llama.lm)
     parts = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]

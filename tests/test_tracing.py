@@ -125,5 +125,6 @@ def test_what_cannot_be_traced_is_named(model):
         trace_layers(model, [FACTS[2]])
     with pytest.raises(RromeError, match="kinds among hidden, mlp: got \\['attention'\\]"):
         trace_layers(model, KNOWN, kinds=["attention"])
-    with pytest.raises(RromeError, match="tracing needs facts"):
-        trace_layers(model, [])
+    for facts, kinds in (([], ["mlp"]), (KNOWN, [])):
+        with pytest.raises(RromeError, match="tracing needs facts, and kinds"):
+            trace_layers(model, facts, kinds=kinds)
