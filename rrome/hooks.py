@@ -45,7 +45,7 @@ def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor]
         shape[:] = args[0].shape[:2]
 
     def changed(_module, args, out):
-        return change(args[0].view(*shape, -1), out.view(*shape, -1)).view_as(out)
+        return change(args[0].reshape(*shape, -1), out.reshape(*shape, -1)).reshape(out.shape)
 
     return _removed(site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed))
 
@@ -109,6 +109,8 @@ def watched(model: Model, seen: dict) -> Iterator[None]:
     with _removed(
         block.register_forward_pre_hook(lambda _, args, kwargs: seen.update(hidden=args[0]), with_kwargs=True),
         block.register_forward_hook(lambda _, args, out: seen.update(as_tuple=isinstance(out, tuple))),
-        module.register_forward_hook(lambda _, args, out: seen.update(value=out.view(*seen["hidden"].shape[:2], -1))),
+        module.register_forward_hook(
+            lambda _, args, out: seen.update(value=out.reshape(*seen["hidden"].shape[:2], -1))
+        ),
     ):
         yield

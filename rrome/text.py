@@ -121,7 +121,7 @@ def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
         yield "".join(lines)
     except Exception as error:  # of whichever network library is below
         raise RromeError(
-            f"{entry['hub']} could not be read from the hub ({str(error).splitlines()[0]}): connect to the internet "
+            f"{entry['hub']} could not be read from the hub ({(str(error) or repr(error)).splitlines()[0]}): connect to the internet "
             f"once, or give a file to read_texts(path)"
         ) from error
 
