@@ -6,15 +6,17 @@ Accumulated and factored in float64, solved by Cholesky, kept on disk under a na
 """
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .cache import atomic, cache_dir, digest
+from .cache import atomic, cache_dir, digest, file_sha256
 from .errors import RromeError
 from .keys import batches, capture_inputs, pad_right
 from .models import Model
@@ -48,9 +50,9 @@ class SecondMoment:
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
-        """C_0^-1 k for a key (d_k,), by Cholesky in float64, returned in float64 on the key's device."""
+        """C_0^-1 k for a key (d_k,), by Cholesky, in float64 on the CPU (some accelerators have no float64)."""
         column = key.to(self.matrix).unsqueeze(1)  # (d_k, 1)
-        return torch.cholesky_solve(column, self.cholesky).squeeze(1).to(key.device)
+        return torch.cholesky_solve(column, self.cholesky).squeeze(1)
 
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model and its layer."""
@@ -88,6 +90,34 @@ def second_moment(
     return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
 
 
+def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
+    """C_0 from a statistics file that the original ROME code publishes or writes.
+
+    The .npz holds the sum of k k^T as "mom2.mom2" (d_k, d_k) and the number of tokens as "mom2.count"; its name starts
+    with the path of W. Raises RromeError for another kind of file, or one that does not fit the model and its layer.
+    """
+    path, site = Path(path), model.site
+    named = path.name.split("_float")[0]
+    if named != path.name and named != site.path:
+        raise RromeError(
+            f"{path.name} is of {named}, the model is edited at {site.path}: take its file, or another layer"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
+    d_k = site.weight.shape[1]
+    if tuple(total.shape) != (d_k, d_k):
+        raise RromeError(
+            f"{path} holds a matrix {tuple(total.shape)}, W of {model.name} reads keys of {d_k}: another model"
+        )
+    if count < 1 or not torch.allclose(total, total.T, rtol=1e-3, atol=1e-3 * total.abs().max().item()):
+        raise RromeError(f"{path} holds no second moment: {count} tokens, or a matrix that is not symmetric")
+    key = f"{path.stem}-{file_sha256(path)[:16]}"
+    return SecondMoment((total + total.T) / (2 * count), count, model.fingerprint, model.layer, key)
+
+
 def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[list[int]]:
     """The texts as token windows of at most WINDOW tokens that hold `n_tokens` together."""
     if isinstance(texts, str):
@@ -117,7 +147,8 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=model.device)
+    device = torch.device("cpu") if model.device.type == "mps" else model.device  # MPS has no float64
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
@@ -126,7 +157,7 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
             keys = capture_inputs(model, ids)[real]  # (n, d_k)
             if not keys.isfinite().all():
                 raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
-            keys = keys.double()
+            keys = keys.to(matrix)
             matrix.addmm_(keys.T, keys)
             done.update(len(keys))
     return (matrix / total).cpu()

@@ -74,7 +74,7 @@ class Frozen:
         above = self.first > model.layer
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
-            output_changed(model.site.module, lambda _key, value: add(value)),  # not called when only blocks above run
+            output_changed(model.site, lambda _key, value: add(value)),  # not called when only blocks above run
             last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
             vocabulary_at(model, where),
         ):
@@ -184,7 +184,7 @@ def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.T
 def _adds_value(model: Model, ids: torch.Tensor, mask: torch.Tensor) -> bool:
     """Whether block l* adds W's output to the residual stream as it is: doubling that output then adds it once more."""
     once = through_block(model, input_ids=ids, attention_mask=mask)
-    with output_changed(model.site.module, lambda _key, value: 2 * value):
+    with output_changed(model.site, lambda _key, value: 2 * value):
         twice = through_block(model, input_ids=ids, attention_mask=mask)
     added = (twice.leaving - once.leaving).float() - once.value.float()
     return model.layer + 1 < model.depth and (added.norm() < 0.01 * once.value.float().norm()).item()
@@ -206,5 +206,6 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
     real = read["attention_mask"][:, None, :, None].bool()
     layers = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
     return [
-        tuple(torch.where(real, states[:, :, :before], 0) for states in (layer.keys, layer.values)) for layer in layers
+        tuple(torch.where(real.to(states.device), states[:, :, :before], 0) for states in (layer.keys, layer.values))
+        for layer in layers
     ]

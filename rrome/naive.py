@@ -27,12 +27,12 @@ def run(model, ids, position, delta=None):
     """Logits (T, V), and the input and output of W at `position`, with delta added to that output."""
     seen = {}
 
-    def hook(module, args, out):
-        seen["key"] = args[0][0, position].detach()
+    def hook(module, args, out):  # one prompt at a time, so (1, T, d) and OPT's (T, d) flatten to the same rows
+        seen["key"] = args[0].flatten(0, -2)[position].detach()
         if delta is not None:
             out = out.clone()
-            out[0, position] += delta
-        seen["value"] = out[0, position].detach()
+            out.view(len(ids), -1)[position] += delta
+        seen["value"] = out.flatten(0, -2)[position].detach()
         return out
 
     handle = down_projection(model).register_forward_hook(hook)
@@ -43,12 +43,13 @@ def run(model, ids, position, delta=None):
 
 def prompts(model, fact, templates, leading=""):
     """(ids without the last target token, subject position, target ids) per template."""
-    target = model.tokenizer(" " + fact.target_new)["input_ids"]
     before, after = fact.prompt.split("{}")
     for template in templates:
         start, end = template.split("{}")
-        ids = model.tokenizer(leading + start + before + fact.subject + after + end)["input_ids"]
-        yield ids + target[:-1], subject_position(model, leading + start + before, fact.subject), target
+        prompt = leading + start + before + fact.subject + after + end
+        ids = model.tokenizer(prompt + " " + fact.target_new)["input_ids"]
+        target = ids[len(model.tokenizer(prompt)["input_ids"]) :]
+        yield ids[:-1], subject_position(model, leading + start + before, fact.subject), target
 
 
 def keys(model, fact, templates, leading=""):

@@ -81,15 +81,27 @@ def read_row(
     return Row(tuple(ids), inside[-1], n_target)
 
 
+def subject_tokens(model: Model, fact: Fact) -> range:
+    """The indices of the subject's tokens in the bare prompt."""
+    start, end = fact.subject_span
+    spans = _tokens(model, fact.rewrite)[1]
+    inside = [n for n, span in enumerate(spans) if span[0] < end and span[1] > start]
+    return range(inside[0], read_row(model, fact).subject + 1)
+
+
 def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
     """The row of "{subject} is a"."""
     return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
 
 
 def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]:
-    """Token ids of "prompt target" and how many of them, at the end, belong to the target (one space before it)."""
+    """Token ids of "prompt target" and how many of them, at the end, belong to the target (one space before it).
+
+    Some tokenisers cut spaces from a token's span, so the target's tokens are known by where they end.
+    """
+    prompt = prompt.rstrip(" ")
     ids, spans = _tokens(model, f"{prompt} {target}")
-    n_target = sum(1 for start, end in spans if end > start and end > len(prompt))
+    n_target = sum(1 for _, end in spans if end > len(prompt))
     if not 0 < n_target < len(ids):
         raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
     return ids, n_target

@@ -28,7 +28,7 @@ def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[N
         amount = torch.einsum("btk,bk->bt", key.float(), right)  # right_b . k
         return value + (amount[:, :, None] * left[:, None, :]).to(value.dtype)
 
-    with output_changed(model.site.module, edit):
+    with output_changed(model.site, edit):
         yield
 
 

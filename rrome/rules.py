@@ -86,7 +86,7 @@ class RankOneUpdate:
     @property
     def norm(self) -> float:
         """||Delta||_F, without forming Delta."""
-        return (self.left.double().norm() * self.right.double().norm()).item()
+        return (self.left.cpu().double().norm() * self.right.cpu().double().norm()).item()
 
     @property
     def size(self) -> float:
@@ -98,9 +98,13 @@ class RankOneUpdate:
         return torch.outer(self.left, self.right)
 
     def add_to(self, site: EditSite) -> None:
-        """W <- W + Delta in place, in float32 arithmetic for float32 weights, without forming Delta."""
+        """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
         weight = site.weight
-        weight.addr_(self.left.to(weight), self.right.to(weight))
+        left, right = self.left.to(weight.device), self.right.to(weight.device)
+        if weight.dtype == torch.float32:
+            weight.addr_(left, right)  # without forming Delta
+        else:
+            weight.copy_(torch.addr(weight.float(), left, right))
 
     def save(self, path: str | Path) -> None:
         """Write the factors to a safetensors file."""
@@ -140,7 +144,7 @@ class Preflight:
 
 def preflight(keys: Keys, second_moment: SecondMoment, subject: str = "") -> Preflight:
     """Denominators and amplifications of all rules for one fact's keys."""
-    places = {"average": keys.average.double(), "original": keys.original.double()}
+    places = {"average": keys.average.cpu().double(), "original": keys.original.cpu().double()}
     direction = {name: second_moment.solve(key) for name, key in places.items()}
     denominator, amplification = {}, {}
     for name, choice in RULES.items():
@@ -160,10 +164,11 @@ def rank_one_update(
     """
     name, choice = rule_named(rule)
     u = second_moment.solve(getattr(keys, choice.direction))  # (d_k,), float64
-    denominator = u @ getattr(keys, choice.denominator).double()
+    denominator = u @ getattr(keys, choice.denominator).cpu().double()
     if not denominator.isfinite() or denominator == 0:
         raise RromeError(
             f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined"
         )
     residual = value.target - site.value(getattr(keys, choice.residual))  # (d_v,)
-    return RankOneUpdate(residual, (u / denominator).float(), name, subject, denominator.item(), keys.cosine)
+    right = (u / denominator).float().to(residual.device)  # (d_k,)
+    return RankOneUpdate(residual, right, name, subject, denominator.item(), keys.cosine)

@@ -3,7 +3,8 @@
     k   key    (d_k,)  input of W            W  (d_v, d_k), with bias b or none
     v   value  (d_v,)  output of W = W k + b
 
-GPT-2 keeps W transposed (Conv1D); `EditSite` hides that, so the rest of the kit only sees (d_v, d_k).
+GPT-2 keeps W transposed (Conv1D); `EditSite` hides that, so the rest of the kit only sees (d_v, d_k). The site is found in
+the tree of modules that is loaded, so a family needs no entry of its own (tests/families.py lists those that are tested).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import RromeError
 
-# The down-projection's path inside a block, by family: Llama and kin, GPT-2, GPT-J, GPT-NeoX, Phi, OPT.
+# The down-projection's path inside a block: Llama and kin; GPT-2, Starcoder; GPT-J; GPT-NeoX, Bloom, Falcon; Phi; OPT.
 DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
 
 
@@ -73,5 +74,10 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
             f"{type(lm).__name__} is not supported: its blocks have no MLP down-projection among {looked_for}"
         )
     module = names[path]
+    if not module.weight.is_floating_point():
+        raise RromeError(
+            f"{path} of {type(lm).__name__} is stored as {str(module.weight.dtype).removeprefix('torch.')}, "
+            f"which cannot be edited: load the model in float32, bfloat16 or float16"
+        )
     full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
     return EditSite(layer=layer, path=full_path, block=blocks[layer], module=module)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cache import digest
+from .cache import atomic, cache_dir, digest
+from .data_files import read_yaml
 from .errors import RromeError
 from .world import plain_text, read_factbook
 
@@ -64,6 +65,25 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
+def hub_texts(name: str = "wikitext", n_letters: int = 4_000_000) -> list[str]:
+    """The first documents of "wikitext" or "wikipedia" (rrome/data/datasets.yaml), about `n_letters` characters in all.
+
+    Streamed from the hub once, then kept in the cache. Raises RromeError for another name, or without a network.
+    """
+    corpora = {key: entry for key, entry in read_yaml("datasets.yaml").items() if "lines" in entry}
+    if name not in corpora:
+        raise RromeError(
+            f"there is no text {name!r} on the hub: choose one of {', '.join(corpora)}, or read_texts(path)"
+        )
+    entry = corpora[name]
+    path = cache_dir() / "texts" / f"{name}-{entry['config']}-{n_letters}.jsonl"
+    if not path.exists():
+        texts = _first(_hub_documents(entry), n_letters)
+        with atomic(path) as scratch:
+            scratch.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    return read_texts(path)
+
+
 def text_digest(texts: Sequence[str]) -> str:
     """A content hash (16 hex digits) of documents in their order."""
     return digest(*texts)
@@ -84,6 +104,36 @@ def _text_field(line: str, path: Path, number: int) -> str:
         raise TypeError(f"the field is {text!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise RromeError(f'{path}, line {number}: not a JSON object with a text in its field "text"') from error
+
+
+def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Whole documents of a hub's data set; where its rows are lines, a document starts at each title " = ... = "."""
+    from datasets import load_dataset  # takes seconds to import
+
+    try:
+        rows = load_dataset(entry["hub"], entry["config"], split="train", streaming=True)
+        lines: list[str] = []
+        for row in rows:
+            if lines and (not entry["lines"] or re.match(r" = [^=]", row["text"])):
+                yield "".join(lines)
+                lines = []
+            lines.append(row["text"])
+        yield "".join(lines)
+    except Exception as error:  # of whichever network library is below
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise RromeError(
+            f"{entry['hub']} could not be read from the hub ({reason}): connect to the internet once, or give a file to "
+            "read_texts(path)"
+        ) from error
+
+
+def _first(texts: Iterator[str], n_letters: int) -> Iterator[str]:
+    """Texts up to the one with which they hold `n_letters` together."""
+    for text in texts:
+        yield text
+        n_letters -= len(text)
+        if n_letters <= 0:
+            return
 
 
 def _is_held_out(code: str) -> bool:

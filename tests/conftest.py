@@ -46,11 +46,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
 
 
-def make_model(config: PretrainedConfig, layer: int = 1, seed: int = 0) -> rrome.Model:
+def make_model(config: PretrainedConfig, layer: int = 1, seed: int = 0, tokenizer=None) -> rrome.Model:
     """A random model of a family with weights large enough that keys differ from prompt to prompt."""
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     config = type(config).from_dict(
-        {**config.to_dict(), "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+        {**config.to_dict(), "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     )
     torch.manual_seed(seed)
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,5 +1,6 @@
 import errno
 
+import numpy as np
 import pytest
 import torch
 from facts_for_tests import FACTS
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 
 import rrome
 from rrome import RromeError, SecondMoment, naive, second_moment
+from rrome.covariance import read_second_moment
 
 
 def naive_second_moment(model, texts):
@@ -120,3 +122,54 @@ def test_a_second_moment_of_another_model_or_layer_is_refused(tiny, texts):
     with pytest.raises(RromeError, match="belongs to model another model"):
         rrome.Editor(tiny, stranger, prefixes=[])
     assert rrome.Editor(tiny, c_0, prefixes=[]).keys(FACTS[0]).all.shape[0] == 1
+
+
+@pytest.fixture
+def published(tiny, texts, tmp_path):
+    """A function that writes a statistics file as the original code does, and the C_0 that it must give."""
+    c_0 = second_moment(tiny, texts, 3000, cache=False)
+
+    def write(name=f"{tiny.site.path}_float32_mom2_100000.npz", **changes):
+        arrays = {"mom2.constructor": "x()", "mom2.count": 3000, "mom2.mom2": (3000 * c_0.matrix).float().numpy()}
+        arrays = {key: array for key, array in (arrays | changes).items() if array is not None}
+        np.savez(tmp_path / name, sample_size=100000, **arrays)
+        return tmp_path / name
+
+    return write, c_0
+
+
+def test_statistics_of_the_original_code_give_the_same_c_0(tiny, published):
+    write, c_0 = published
+    for path in (write(), write("renamed.npz")):
+        read = read_second_moment(tiny, path)
+        assert read.count == 3000 and path.stem in read.key
+        torch.testing.assert_close(read.matrix, c_0.matrix, rtol=1e-5, atol=1e-6)
+        assert rrome.Editor(tiny, read, prefixes=[]).preflight(FACTS[0]).denominator["p-rome"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mom2.mom2": np.eye(7)}, r"holds a matrix \(7, 7\), W of .* reads keys of"),
+        ({"mom2.mom2": None}, "not a statistics file of ROME"),
+        ({"mom2.count": None}, "not a statistics file of ROME"),
+        ({"mom2.count": 0}, "holds no second moment: 0 tokens"),
+        ({"mom2.count": np.array([None])}, "not a statistics file of ROME"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_refused(tiny, published, changes, message):
+    with pytest.raises(RromeError, match=message):
+        read_second_moment(tiny, published[0](**changes))
+
+
+def test_statistics_of_another_layer_or_no_statistics_are_refused(tiny, published, tmp_path):
+    path = published[0](tiny.at_layer(2).site.path + "_float32_mom2_100000.npz")
+    with pytest.raises(RromeError, match=r"is of .*\.2\..*, the model is edited at .*\.1\."):
+        read_second_moment(tiny, path)
+    lopsided = published[0]("lopsided.npz", **{"mom2.mom2": np.triu(np.ones(2 * tiny.site.weight.shape[1:]))})
+    with pytest.raises(RromeError, match="not symmetric"):
+        read_second_moment(tiny, lopsided)
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    for path in (tmp_path / "junk.npz", tmp_path / "absent.npz"):
+        with pytest.raises(RromeError, match="not a statistics file of ROME"):
+            read_second_moment(tiny, path)

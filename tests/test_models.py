@@ -1,11 +1,16 @@
+import copy
 import time
 
 import pytest
 import torch
+from accelerate import dispatch_model
+from facts_for_tests import FACTS, PREFIXES
 
 import rrome
 from rrome import RromeError
+from rrome.data_files import read_yaml
 from rrome.models import weights_fingerprint
+from rrome.values import Search, find_value
 
 
 def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
@@ -84,3 +89,67 @@ def test_a_prompt_is_continued_alike_alone_and_in_a_batch(default_model):
     together = rrome.generate(default_model, prompts, 8, top_k=1)
     assert together == [rrome.generate(default_model, [prompt], 8, top_k=1)[0] for prompt in prompts]
     assert "Europe" in together[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "search"),
+    [
+        ("gpt2-medium", 8, Search(clamp=3.0)),
+        ("gpt2-large", 12, Search()),
+        ("gpt2-xl", 17, Search()),
+        ("gpt-j-6b", 5, Search()),
+        ("llama-2-7b", 5, Search(evaluations=25, weight_decay=1e-3)),
+    ],
+)
+def test_the_published_settings_are_those_of_the_paper(name, layer, search):
+    entry = read_yaml("models.yaml")[name]
+    assert entry["layer"] == layer and Search(**entry.get("search", {})) == search
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ({"name": "gpt2-xl"}, ("openai-community/gpt2-xl", "main")),
+        ({"name": "gpt2-xl", "revision": "abc123"}, ("openai-community/gpt2-xl", "abc123")),
+        ({"name": "someone/some-model"}, ("someone/some-model", None)),
+    ],
+)
+def test_the_hub_is_asked_for_the_revision_and_its_absence_explained(monkeypatch, arguments, asked):
+    seen = []
+
+    def offline(source, revision=None, **_):
+        seen.append((source, revision))
+        raise OSError("no connection")
+
+    monkeypatch.setattr(rrome.models.AutoTokenizer, "from_pretrained", offline)
+    with pytest.raises(RromeError, match="needs a network or an earlier download; no connection"):
+        rrome.load(**arguments)
+    assert seen == [asked]
+
+
+def test_a_folder_loads_alike_on_one_device_and_on_those_there_are(tiny_llama, tmp_path):
+    tiny_llama.lm.save_pretrained(tmp_path)
+    tiny_llama.tokenizer.save_pretrained(tmp_path)
+    loaded = rrome.load(tmp_path, device="auto", dtype=torch.float32)
+    assert loaded.fingerprint == tiny_llama.fingerprint
+    assert rrome.load(tmp_path, device="cpu", dtype=torch.bfloat16).site.weight.dtype == torch.bfloat16
+
+
+def test_an_accelerator_that_torch_was_built_for_but_is_not_there_is_not_used(tiny_llama, tmp_path, monkeypatch):
+    tiny_llama.lm.save_pretrained(tmp_path)
+    tiny_llama.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else "cuda"
+    )
+    assert rrome.load(tmp_path).device.type == "cpu"
+
+
+def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
+    lm = copy.deepcopy(tiny_llama.lm)
+    parts = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    parts += [f"model.layers.{number}" for number in range(4)]
+    lm = dispatch_model(lm, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    forward = vars(lm.model.layers[0])["forward"]
+    spread = rrome.wrap(lm, tiny_llama.tokenizer, 1)
+    assert torch.equal(find_value(spread, FACTS[0], PREFIXES).delta, find_value(tiny_llama, FACTS[0], PREFIXES).delta)
+    assert vars(lm.model.layers[0])["forward"] is forward

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.text import factbook_prose, read_texts, text_digest
+from rrome.text import factbook_prose, hub_texts, read_texts, text_digest
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +65,39 @@ def test_bad_text_files_are_named(tmp_path):
 def test_blank_lines_and_line_separators_of_unicode_do_not_end_a_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One\u2028text."}\n  \n', encoding="utf-8")
     assert read_texts(tmp_path / "a.jsonl") == ["One\u2028text."]
+
+
+WIKITEXT = [
+    "",
+    " = Rome = \n",
+    "",
+    " Rome is old . \n",
+    " = = Rivers = = \n",
+    " It lies on one . \n",
+    " = Paris = \n",
+    " Cold . \n",
+]
+
+
+def test_documents_come_from_the_hub_once_and_then_from_the_cache(no_cache, monkeypatch):
+    asked = []
+
+    def load_dataset(*names, **options):
+        asked.append((names, options))
+        return ({"text": text} for text in WIKITEXT)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    expected = ["= Rome = \n Rome is old . \n = = Rivers = = \n It lies on one .", "= Paris = \n Cold ."]
+    for _ in range(2):
+        assert hub_texts("wikitext") == expected
+    assert asked == [(("Salesforce/wikitext", "wikitext-103-raw-v1"), {"split": "train", "streaming": True})]
+    assert hub_texts("wikitext", n_letters=20) == expected[:1]
+    assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+
+
+def test_without_a_network_the_remedy_is_named(no_cache):
+    with pytest.raises(RromeError, match=r"Salesforce/wikitext could not be read from the hub.*read_texts\(path\)"):
+        hub_texts("wikitext")
+    with pytest.raises(RromeError, match="no text 'books' on the hub: choose one of wikitext, wikipedia"):
+        hub_texts("books")
+    assert not list(no_cache.rglob("*.jsonl"))

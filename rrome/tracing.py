@@ -1,0 +1,127 @@
+"""Causal tracing (Meng et al. 2022): at which layers the subject's last token carries a fact.
+
+    p        probability of the true answer
+    p*       the same with noise on the embeddings of the subject's tokens
+    p*(l)    the same, with one state of layer l at the subject's last token put back to what it is without noise
+
+    total effect  p - p*            indirect effect of layer l  p*(l) - p*        means over facts and noise samples
+
+A fact is traced in one batch: row 0 is clean, the next rows are noised, and then come as many for every layer, in which
+that layer's state is copied from row 0.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .errors import RromeError
+from .facts import Fact
+from .hooks import block_changed, embeddings_changed, output_changed, vocabulary_at
+from .models import Model
+from .progress import bar
+from .prompts import read_row, subject_tokens
+from .summaries import interval
+
+Kind = Literal["hidden", "mlp"]
+
+
+def trace_layers(
+    model: Model,
+    facts: Sequence[Fact],
+    *,
+    kinds: Sequence[Kind] = get_args(Kind),
+    window: int = 1,
+    samples: int = 10,
+    noise: float = 3.0,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """The average indirect effect of every layer, one row per kind of state and layer, with a 95 % interval over facts.
+
+    `kinds`: "hidden" puts back what the block returns, "mlp" the output of the MLPs of `window` layers around the layer.
+    `noise` is in standard deviations of the subjects' embeddings. `total` is the average total effect. Raises RromeError
+    for a fact without a true answer, an unknown kind, or no facts.
+    """
+    for fact in facts:
+        if fact.target_true is None:
+            raise RromeError(f"{fact.rewrite!r} has no target_true to trace: give one")
+    if not facts or not kinds or not set(kinds) <= set(get_args(Kind)):
+        raise RromeError(f"tracing needs facts, and kinds among {', '.join(get_args(Kind))}: got {list(kinds)}")
+    generator = torch.Generator().manual_seed(seed)
+    scale = noise * embedding_deviation(model, facts)
+    width = model.lm.get_input_embeddings().embedding_dim
+    effects, totals = {kind: [] for kind in kinds}, []
+    for fact in bar(facts, desc="tracing", unit="fact", show=progress):
+        shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
+        for kind in kinds:
+            clean, noised, mended = trace(model, fact, shift, kind, window)
+            effects[kind].append(np.subtract(mended, noised))
+        totals.append(clean - noised)
+    rows = [
+        (layer, kind, *interval([sample], np.mean), np.mean(totals))
+        for kind in kinds
+        for layer, sample in enumerate(np.transpose(effects[kind]))
+    ]
+    return pd.DataFrame(rows, columns=["layer", "kind", "effect", "low", "high", "total"])
+
+
+@torch.no_grad()
+def trace(
+    model: Model, fact: Fact, shift: torch.Tensor, kind: Kind = "hidden", window: int = 1
+) -> tuple[float, float, list[float]]:
+    """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
+    row, samples = read_row(model, fact, target=fact.target_true), len(shift)
+    n_rows = 1 + samples * (1 + model.depth)
+    ids = torch.tensor([row.ids[:-1]] * n_rows, device=model.device)  # (B, T)
+    mended = torch.arange(1 + samples, n_rows, device=model.device).view(model.depth, samples)
+    where = [(n, len(row.ids) - back - 1) for n in range(n_rows) for back in range(row.n_target, 0, -1)]
+    with contextlib.ExitStack() as hooks:
+        hooks.enter_context(embeddings_changed(model, _noised(subject_tokens(model, fact), shift)))
+        for layer in range(model.depth):
+            site, reach = model.at_layer(layer).site, window if kind == "mlp" else 1
+            around = slice(max(0, layer - (reach - 1) // 2), layer + reach // 2 + 1)  # whose windows hold this layer
+            change = _copied_from_clean(mended[around].flatten(), row.subject)
+            hooks.enter_context(
+                block_changed(site.block, change)
+                if kind == "hidden"
+                else output_changed(site, lambda _key, value, change=change: change(value))
+            )
+        hooks.enter_context(vocabulary_at(model, torch.tensor(where, device=model.device).T))
+        log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
+    target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)
+    p = log_probs.gather(1, target[:, None]).view(n_rows, row.n_target).mean(1).exp()  # (B,)
+    return p[0].item(), p[1 : 1 + samples].mean().item(), p[mended].mean(1).tolist()
+
+
+@torch.no_grad()
+def embedding_deviation(model: Model, facts: Sequence[Fact]) -> float:
+    """The standard deviation of the embeddings of all the facts' subject tokens, over tokens and dimensions."""
+    ids = [read_row(model, fact).ids[token] for fact in facts for token in subject_tokens(model, fact)]
+    return model.lm.get_input_embeddings()(torch.tensor(ids, device=model.device)).float().std().item()
+
+
+def _noised(tokens: range, shift: torch.Tensor):
+    """A change that adds the samples of noise, over and over, to all rows but row 0."""
+
+    def change(embedded):  # (B, T, d)
+        repeats = (len(embedded) - 1) // len(shift)
+        embedded = embedded.clone()
+        embedded[1:, tokens.start : tokens.stop] += shift.repeat(repeats, 1, 1).to(embedded)
+        return embedded
+
+    return change
+
+
+def _copied_from_clean(rows: torch.Tensor, position: int):
+    """A change that gives `rows` the state that row 0 has at `position`."""
+
+    def change(state):  # (B, T, d)
+        state = state.clone()
+        state[rows.to(state.device), position] = state[0, position]
+        return state
+
+    return change
