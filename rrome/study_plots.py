@@ -52,8 +52,9 @@ def _scatter_panel(panel: Axes, here: pd.DataFrame, rule: str, labels: int) -> N
     panel.scatter(here["delta"][first], here["entropy"][first], label="first-token subjects", **large, **marks)
     far = here[here["delta"] > 3 * here["delta"][~first].median()]
     for place, row in enumerate(far.nlargest(labels, "delta").itertuples()):
-        offset = {"xytext": (-4, -9 - 9 * place), "textcoords": "offset points"}
-        panel.annotate(row.subject, (row.delta, row.entropy), ha="right", fontsize=7, **offset)
+        offset = {"xytext": (0.97, 0.62 - 0.07 * place), "textcoords": "axes fraction"}
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
+        panel.annotate(row.subject, (row.delta, row.entropy), ha="right", fontsize=7, arrowprops=line, **offset)
     panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)")
     panel.legend(loc="lower left", fontsize=7)
 
