@@ -9,9 +9,10 @@ from .keys import Keys
 from .values import Search, Value
 from .rules import RULES, KeyChoice, RankOneUpdate
 from .editor import Editor
+from .edit_log import EditLog
 
 __version__ = "0.1.0"
 __all__ = [
-    "RULES", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Search", "SecondMoment",
+    "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Search", "SecondMoment",
     "Value", "generate", "load", "load_facts", "second_moment", "wrap",
 ]  # fmt: skip

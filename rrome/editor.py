@@ -5,8 +5,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import torch
-
 from .covariance import SecondMoment
 from .errors import RromeError
 from .facts import Fact
@@ -52,8 +50,6 @@ class Editor:
         self.leading = leading
         self.search = search or Search(**model.published)
         self.prefixes = check_templates(sample_prefixes(model, seed) if prefixes is None else prefixes)
-        self._original: torch.Tensor | None = None  # W before the first update that is now in it
-        self._applied: list[RankOneUpdate] = []
 
     def keys(self, fact: Fact) -> Keys:
         """k_e and k_e^o of a fact; they do not depend on W, so they hold through a whole sequential run."""
@@ -72,16 +68,16 @@ class Editor:
     ) -> RankOneUpdate:
         """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
         rule, _ = rule_named(rule)  # an unknown rule fails before the search
-        keys = keys or self.keys(fact)
         self._guard(fact, rule, keys)
         value = value or self.value(fact)
+        keys = keys or value.keys
         return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
 
-    def _guard(self, fact: Fact, rule: str, keys: Keys) -> None:
+    def _guard(self, fact: Fact, rule: str, keys: Keys | None) -> None:
         """Refuse or warn of an edit that its keys foretell to be disabling."""
         if self.max_amplification is None:
             return
-        amplification = preflight(keys, self.second_moment).amplification[rule]
+        amplification = preflight(keys or self.keys(fact), self.second_moment).amplification[rule]
         if amplification > self.max_amplification:
             message = (
                 f"{fact.rewrite!r} under {rule!r} is likely to disable the model: its residual would be amplified "
@@ -94,7 +90,7 @@ class Editor:
     def updates(self, fact: Fact, rules: Sequence[str]) -> dict[str, RankOneUpdate]:
         """One update per rule from the same keys and the same value."""
         rules = [rule_named(rule)[0] for rule in rules]
-        keys = self.keys(fact)
+        keys = None if self.max_amplification is None else self.keys(fact)
         for rule in rules:
             self._guard(fact, rule, keys)
         value = self.value(fact)
@@ -102,45 +98,16 @@ class Editor:
 
     def apply(self, update: RankOneUpdate) -> None:
         """W <- W + Delta, until it is reverted."""
-        weight = self.model.site.weight
-        if (update.left.shape, update.right.shape) != (weight.shape[:1], weight.shape[1:]):
-            raise RromeError(
-                f"the update of {update.subject!r} has shape {tuple(update.left.shape + update.right.shape)}, "
-                f"W of {self.model.name} layer {self.model.layer} is {tuple(weight.shape)}: it belongs to another model"
-            )
-        if not (update.left.isfinite().all() and update.right.isfinite().all()):
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied"
-            )
-        if not self._applied:
-            self._original = weight.clone()
-        update.add_to(self.model.site)
-        self._applied.append(update)
+        self.model.edits.put(update)
 
     def revert(self, update: RankOneUpdate | None = None) -> None:
-        """Take an applied update out again (the last one by default), bit for bit.
-
-        Subtracting Delta would leave rounding errors, so the remaining updates are added anew to the original W.
-        """
-        if not self._applied:
-            raise RromeError("nothing to revert: no update is applied")
-        update = update or self._applied[-1]
-        if not any(update is applied for applied in self._applied):
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert"
-            )
-        last = max(n for n, applied in enumerate(self._applied) if applied is update)
-        del self._applied[last]
-        self.model.site.weight.copy_(self._original)
-        for remaining in self._applied:
-            remaining.add_to(self.model.site)
-        if not self._applied:
-            self._original = None
+        """Take an applied update out again (the last one by default), bit for bit."""
+        self.model.edits.take_out(update)
 
     @property
     def applied_updates(self) -> tuple[RankOneUpdate, ...]:
         """The updates now in W, in the order in which they were applied."""
-        return tuple(self._applied)
+        return self.model.edits.updates
 
     @contextlib.contextmanager
     def applied(self, update: RankOneUpdate) -> Iterator[None]:

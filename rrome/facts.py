@@ -129,7 +129,7 @@ def read_facts(path: str | Path) -> list[Fact]:
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
     try:
         text = path.read_text(encoding="utf-8")
-        records = json.loads(text) if path.suffix == ".json" else _json_lines(text)
+        records = json.loads(text) if path.suffix == ".json" else json_lines(text)
     except (ValueError, OSError) as error:
         raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
     if not isinstance(records, list):
@@ -137,7 +137,7 @@ def read_facts(path: str | Path) -> list[Fact]:
     return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
 
 
-def _json_lines(text: str) -> list[Any]:
+def json_lines(text: str) -> list[Any]:
     """One value a line; only "\\n" ends a line, for JSON may hold the other line separators of Unicode as they are."""
     values = []
     for number, line in enumerate(text.split("\n"), 1):

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from .models import Model
-from .sites import EditSite, blocks_of
+from .sites import EditSite, blocks_of, find_site
 
 
 class _Reached(Exception):
@@ -75,9 +77,32 @@ def vocabulary_at(model: Model, places: torch.Tensor):
     return _removed(head.register_forward_pre_hook(at_places))
 
 
+def last_mlp_at(model: Model, places: torch.Tensor):
+    """Inside, the last block's MLP runs only at distinct `places` (2, M) = (row, column); elsewhere its output is zero.
+
+    Right for whoever reads the model's output at these places alone, since no block above mixes columns.
+    """
+    block = blocks_of(model.lm)[-1]
+    mlp = model.lm.get_submodule(find_site(model.lm, model.depth - 1).path.rpartition(".")[0])
+    if mlp is block:  # OPT keeps its two layers in the block itself
+        return contextlib.nullcontext()
+    shape = []
+
+    def gather(_mlp, states):  # (B, T, d) each
+        shape[:] = states[0].shape[:2]
+        row, column = places.to(states[0].device)
+        return tuple(state[row, column].unsqueeze(0) for state in states)
+
+    def scatter(_mlp, _states, out):  # (1, M, d)
+        everywhere = out.new_zeros(*shape, out.shape[-1])
+        return everywhere.index_put(tuple(places.to(out.device)), out[0])
+
+    return _removed(mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter))
+
+
 @contextlib.contextmanager
-def blocks_from(model: Model, hidden: torch.Tensor, as_tuple: bool) -> Iterator[None]:
-    """Inside, blocks below l* pass their input through and block l* reads `hidden` (B, T, d) in its place.
+def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) -> Iterator[None]:
+    """Inside, blocks below `first` pass their input through and block `first` reads `hidden` (B, T, d) in its place.
 
     `as_tuple` says whether this family's blocks return a tuple.
     """
@@ -88,9 +113,9 @@ def blocks_from(model: Model, hidden: torch.Tensor, as_tuple: bool) -> Iterator[
     def replaced(_block, args, kwargs):
         return (hidden, *args[1:]), kwargs
 
-    lower = blocks_of(model.lm)[: model.layer]
+    lower = blocks_of(model.lm)[:first]
     own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
-    with _removed(model.site.block.register_forward_pre_hook(replaced, with_kwargs=True)):
+    with _removed(blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True)):
         try:
             for block in lower:
                 block.forward = passed
@@ -102,15 +127,35 @@ def blocks_from(model: Model, hidden: torch.Tensor, as_tuple: bool) -> Iterator[
                     block.forward = forward
 
 
-@contextlib.contextmanager
-def watched(model: Model, seen: dict) -> Iterator[None]:
-    """Inside, `seen` collects block l*'s input `hidden`, its output type `as_tuple`, and W's output `value`."""
-    block, module = model.site.block, model.site.module
-    with _removed(
-        block.register_forward_pre_hook(lambda _, args, kwargs: seen.update(hidden=args[0]), with_kwargs=True),
-        block.register_forward_hook(lambda _, args, out: seen.update(as_tuple=isinstance(out, tuple))),
-        module.register_forward_hook(
-            lambda _, args, out: seen.update(value=out.reshape(*seen["hidden"].shape[:2], -1))
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """What one forward pass saw at block l*, each (B, T, .): its input, W's input and output, its own output."""
+
+    entering: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    leaving: torch.Tensor
+    as_tuple: bool  # whether this family's blocks return a tuple
+
+
+@torch.no_grad()
+def through_block(model: Model, **inputs: Any) -> Passage:
+    """Run the model up to the end of block l*: no block above is run."""
+    seen, module = {}, model.site.module
+
+    def stop(_block, args, out):
+        leaving = out[0] if isinstance(out, tuple) else out
+        seen.update(entering=args[0], leaving=leaving, as_tuple=isinstance(out, tuple))
+        raise _Reached
+
+    with (
+        _removed(
+            module.register_forward_hook(lambda _, args, out: seen.update(key=args[0], value=out)),
+            model.site.block.register_forward_hook(stop),
         ),
+        contextlib.suppress(_Reached),
     ):
-        yield
+        model.lm(**inputs)
+    for name in ("key", "value"):
+        seen[name] = seen[name].reshape(*seen["entering"].shape[:2], -1)
+    return Passage(**seen)

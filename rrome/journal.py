@@ -1,5 +1,6 @@
 """A study's record on disk: one JSON line per result, written as it is made: nothing is lost and a rerun goes on."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +11,21 @@ from filelock import FileLock, Timeout
 
 from .cache import explained
 from .errors import RromeError
+
+
+def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(settings, rows) of a journal, which another process may be writing; a torn last line is left out, not cut off.
+
+    Raises RromeError for a file that is missing or no journal.
+    """
+    try:
+        content = Path(path).read_bytes()
+        first, *rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+        return first["settings"], rows
+    except OSError as error:
+        raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
 
 
 class Journal:
@@ -53,12 +69,20 @@ class Journal:
             ) from error
 
     def _open(self, wanted: dict[str, Any]) -> None:
-        lines = self._whole_lines() if self.path.exists() else []
-        if lines:
-            self._compare(lines[0].get("settings", {}), wanted)
-            self.rows = lines[1:]
+        if self._mend():
+            settings, self.rows = read_journal(self.path)
+            self._compare(settings, wanted)
         else:
             self._write({"settings": wanted})
+
+    def _mend(self) -> int:
+        """Cut off a line that was not written to its end; returns how many bytes are left."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
+        return whole
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one result so that it survives a crash right after."""
@@ -67,22 +91,17 @@ class Journal:
         self.rows.append(json.loads(json.dumps(row)))
 
     def _write(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        """The lines that were written to their end; what follows them is cut off the file."""
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
+        """Append one line to the disk, wholly or not at all."""
+        size = self.path.stat().st_size if self.path.exists() else 0
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise RromeError(f"{self.path} is damaged ({error}): move it away to start the study anew") from error
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)
+            raise
 
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]

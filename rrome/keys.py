@@ -17,6 +17,7 @@ from .errors import RromeError
 from .facts import Fact
 from .hooks import input_of
 from .models import Model
+from .progress import bar
 from .prompts import Row, read_row
 
 BATCH_TOKENS = 4096  # padded tokens in one forward pass
@@ -67,18 +68,36 @@ def batches(items: Sequence, length: Callable[[Any], int], tokens: int = BATCH_T
         start += size
 
 
-def row_keys(model: Model, rows: Sequence[Row]) -> torch.Tensor:
-    """k at the subject's last token of each row, (N, d_k)."""
-    ids = pad_right([row.ids[: row.subject + 1] for row in rows], model.tokenizer.pad_token_id, model.device)
-    positions = torch.tensor([row.subject for row in rows], device=model.device)
-    return capture_inputs(model, ids)[torch.arange(len(rows), device=model.device), positions]  # (N, d_k)
+def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False) -> torch.Tensor:
+    """k at the subject's last token of each row, (N, d_k), in few batches; what is read up to there is read once."""
+    reads = [row.ids[: row.subject + 1] for row in rows]
+    distinct = list(batches(sorted(set(reads), key=lambda read: (-len(read), read)), len))
+    found: dict[tuple[int, ...], torch.Tensor] = {}
+    for batch in bar(distinct, desc="keys", unit="batch", show=progress):
+        inputs = capture_inputs(model, pad_right(batch, model.tokenizer.pad_token_id, model.device))  # (B, T, d_k)
+        found |= {read: inputs[number, len(read) - 1].clone() for number, read in enumerate(batch)}
+    return torch.stack([found[read] for read in reads])
 
 
 def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str | None = None) -> Keys:
     """The keys of a fact under the templates (bare prompt first); RromeError when the model yields NaN."""
-    keys = Keys(row_keys(model, [read_row(model, fact, template, leading=leading) for template in templates]))
-    if not keys.all.isfinite().all():
-        raise RromeError(
-            f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights"
-        )
-    return keys
+    return facts_keys(model, [fact], templates, leading)[0]
+
+
+def facts_keys(
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    leading: str | None = None,
+    *,
+    progress: bool | None = False,
+) -> list[Keys]:
+    """The keys of many facts, each as `fact_keys` gives them, in few batches."""
+    rows = [read_row(model, fact, template, leading=leading) for fact in facts for template in templates]
+    every = row_keys(model, rows, progress=progress).split(len(templates)) if rows else []  # (N, d_k) each
+    for fact, keys in zip(facts, every, strict=True):
+        if not keys.isfinite().all():
+            raise RromeError(
+                f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights"
+            )
+    return [Keys(keys) for keys in every]

@@ -11,7 +11,7 @@ from .facts import Fact
 from .models import Model
 from .rules import NAMED_RULES
 from .scores import perplexity
-from .studies import Measures, single_edits
+from .single import Measures, single_edits
 from .summaries import harmonic_score, interval
 
 

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from . import gguf
 from .data_files import read_yaml
+from .edits import Edits
 from .errors import RromeError
 from .sites import EditSite, blocks_of, find_site
 
@@ -25,7 +26,8 @@ class Model:
     """A causal LM with the place where it is edited.
 
     `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `fingerprint` a hash of
-    the weights as they were loaded, `origin` where they came from, `published` search settings that the paper used.
+    the weights as they were loaded, `origin` where they came from, `published` search settings that the paper used, and
+    `edits` what has been put into W since.
     """
 
     name: str
@@ -35,6 +37,10 @@ class Model:
     fingerprint: str
     origin: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
+    edits: Edits = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "edits", Edits(self.site))
 
     @property
     def layer(self) -> int:
@@ -58,7 +64,7 @@ class Model:
 
     def at_layer(self, layer: int) -> "Model":
         """The same live model (shared weights) edited at another layer."""
-        return replace(self, site=find_site(self.lm, layer))
+        return self if layer == self.layer else replace(self, site=find_site(self.lm, layer))
 
 
 def load(

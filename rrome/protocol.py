@@ -1,5 +1,6 @@
-"""The single-edit protocol that several notebooks share: the same facts, editor, measures and journal."""
+"""The protocols that notebooks share: the same editor, facts, measures and records."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +8,20 @@ from pathlib import Path
 import pandas as pd
 
 from .covariance import second_moment
+from .downstream import Task, agreement_task, recall_task
 from .editor import Editor
+from .errors import RromeError
 from .fact_sets import load_facts
 from .facts import Fact
+from .glue import glue_task
 from .models import Model, load
 from .prompts import BARE, sample_prefixes
-from .studies import Measures, single_edits, strata
+from .sequential import Checks, SequentialRun, sequential_edits
+from .single import Measures, single_edits, strata
 from .text import factbook_prose
 
 PROBE_CHARACTERS = 600  # of held-out text, for the perplexity after each edit: about 130 tokens
+SEQUENTIAL_PROBE_CHARACTERS = 1200
 N_TEST_PREFIXES = 4
 
 
@@ -50,3 +56,53 @@ def standard_study(
     measures = standard_measures(editor, n_generated=n_generated, spoken=spoken)
     name = f"single_edits-{Path(editor.model.name).name}-{profile}.jsonl"
     return single_edits(editor, facts, Path(folder) / name, measures=measures)
+
+
+def standard_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -> list[Fact]:
+    """`n_edits` facts drawn from the first `n_known` of a set, in an order that the number `order` seeds.
+
+    A longer sequence of the same order begins with the shorter one.
+    """
+    if n_edits > n_known:
+        raise RromeError(f"{n_edits} edits asked, of the first {n_known} facts only: raise n_known")
+    facts = load_facts(dataset, n=n_known)
+    return random.Random(order).sample(facts, len(facts))[:n_edits]
+
+
+def standard_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int, glue: str = "hub") -> list[Task]:
+    """Downstream tasks by name: "agreement", "recall", or GLUE's sst2, mrpc, cola, rte, with about `n_items` items each.
+
+    Recall asks only for subjects of which no fact is among the first `n_known` of the set, so none is edited.
+    """
+    edited = {fact.subject for fact in load_facts(dataset, n=n_known)}
+    unedited = [fact for fact in load_facts("world") if fact.subject not in edited]
+    offline = {
+        "agreement": lambda: agreement_task(max(1, n_items // 4)),
+        "recall": lambda: recall_task(unedited, n_items),
+    }
+    return [
+        offline[name]() if name in offline else glue_task(name, glue, n_per_class=max(1, n_items // 2))
+        for name in names
+    ]
+
+
+def standard_sequences(
+    editor: Editor,
+    facts: Sequence[Fact],
+    folder: str | Path,
+    profile: str,
+    *,
+    rules: Sequence[str],
+    checks: Checks,
+    order: int,
+) -> dict[str, SequentialRun]:
+    """One sequential study per rule, in FOLDER/sequential-MODEL-PROFILE/RULE-ORDER; what is done is only read."""
+    root = Path(folder) / f"sequential-{Path(editor.model.name).name}-{profile}"
+    return {rule: sequential_edits(editor, facts, root / f"{rule}-{order}", rule=rule, checks=checks) for rule in rules}
+
+
+def standard_checks(tasks: Sequence[Task], *, every: int, prompts: Sequence[str] = (), n_generated: int = 30) -> Checks:
+    """Held-out paragraphs of many countries after every edit; the tasks, and what the model says, at every checkpoint."""
+    paragraphs = [text.split("\n")[0] for text in factbook_prose("held-out")]
+    probe = "\n".join(paragraphs)[:SEQUENTIAL_PROBE_CHARACTERS]
+    return Checks(every=every, probe=probe, tasks=tasks, prompts=prompts, n_generated=n_generated)

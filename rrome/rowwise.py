@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .hooks import output_changed
+from .hooks import blocks_from, output_changed, through_block
 from .models import Model
 from .rules import RankOneUpdate
 
@@ -29,4 +29,16 @@ def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[N
         return value + (amount[:, :, None] * left[:, None, :]).to(value.dtype)
 
     with output_changed(model.site, edit):
+        yield
+
+
+@contextlib.contextmanager
+def shared_below(model: Model, ids: torch.Tensor) -> Iterator[None]:
+    """Inside, a cache-free forward pass of `ids` (B, T) computes what lies below l* once for each distinct row."""
+    distinct, which = ids.unique(dim=0, return_inverse=True)
+    if len(distinct) == len(ids):
+        yield
+        return
+    seen = through_block(model, input_ids=distinct, use_cache=False)
+    with blocks_from(model, model.layer, seen.entering[which], seen.as_tuple):
         yield

@@ -11,7 +11,7 @@ from .keys import batches, pad_right
 from .models import Model
 from .progress import bar
 from .prompts import with_target
-from .rowwise import rowwise
+from .rowwise import rowwise, shared_below
 from .rules import RankOneUpdate
 
 WINDOW = 512
@@ -35,7 +35,8 @@ def target_nll(
     for n, ((ids, _), update) in enumerate(zip(pairs, updates, strict=True)):
         rows.setdefault((tuple(ids[:-1]), id(update)), []).append(n)
     nll = torch.zeros(len(pairs))
-    for batch in batches(sorted(rows.items(), key=lambda item: -len(item[0][0])), lambda item: len(item[0][0])):
+    in_order = sorted(rows.items(), key=lambda item: (-len(item[0][0]), item[0]))  # equal prompts side by side
+    for batch in batches(in_order, lambda item: len(item[0][0])):
         served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
         ids = [list(read) for (read, _), _ in batch]
         nll[[n for _, n in served]] = _batch_nll(
@@ -53,7 +54,7 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
         for back in range(n_target, 0, -1)
     ]
     row, column, token, pair = torch.tensor(places, device=model.device).T  # (M,) each
-    with rowwise(model, updates), vocabulary_at(model, torch.stack([row, column])):
+    with shared_below(model, ids), rowwise(model, updates), vocabulary_at(model, torch.stack([row, column])):
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
     nll = -log_probs.gather(1, token[:, None]).squeeze(1)
     total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
@@ -116,7 +117,7 @@ def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | 
     if len(ids) < 2:
         raise RromeError("the text is too short for a perplexity: give at least two tokens")
     tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)
-    with rowwise(model, updates):
+    with shared_below(model, tokens), rowwise(model, updates):
         logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return nll.view(len(updates), -1).double().mean(1).exp().tolist()

@@ -120,9 +120,10 @@ def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
             lines.append(row["text"])
         yield "".join(lines)
     except Exception as error:  # of whichever network library is below
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise RromeError(
-            f"{entry['hub']} could not be read from the hub ({(str(error) or repr(error)).splitlines()[0]}): connect to the internet "
-            f"once, or give a file to read_texts(path)"
+            f"{entry['hub']} could not be read from the hub ({reason}): connect to the internet once, or give a file to "
+            f"read_texts(path)"
         ) from error
 
 

@@ -4,7 +4,8 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import RromeError
-from rrome.keys import fact_keys
+from rrome import keys as keys_module
+from rrome.keys import capture_inputs, fact_keys, facts_keys
 
 
 @pytest.mark.parametrize("leading", [None, "<|end|>"])
@@ -36,3 +37,13 @@ def test_nan_in_keys_is_an_error_that_names_the_prompt(tiny):
             fact_keys(tiny, FACTS[0], PREFIXES)
     finally:
         weight.copy_(saved)
+
+
+def test_keys_of_many_facts_come_in_few_passes(tiny, monkeypatch):
+    alone = [fact_keys(tiny, fact, PREFIXES).all for fact in FACTS]
+    passes = []
+    monkeypatch.setattr(keys_module, "capture_inputs", lambda *args: passes.append(args) or capture_inputs(*args))
+    for one, together in zip(alone, facts_keys(tiny, FACTS, PREFIXES), strict=True):
+        torch.testing.assert_close(together.all, one, rtol=1e-4, atol=1e-5)
+    assert len(passes) == 1
+    assert facts_keys(tiny, [], PREFIXES) == []

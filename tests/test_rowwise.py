@@ -3,7 +3,8 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, generate, second_moment
-from rrome.rowwise import rowwise
+from rrome.rowwise import rowwise, shared_below
+from rrome.sites import blocks_of
 
 PROMPTS = ["Italy is located in the continent of", "The old town lies on", "A ship"]
 
@@ -32,3 +33,18 @@ def test_generation_from_rows_equals_generation_from_edited_weights(editor):
         rows = generate(editor.model, PROMPTS, 6, top_k=1)
     with editor.applied(update):
         assert rows == generate(editor.model, PROMPTS, 6, top_k=1)
+
+
+def test_blocks_below_run_once_for_each_distinct_row(editor):
+    model, seen = editor.model, []
+    update = editor.update(FACTS[0], "p-rome")
+    ids = model.tokenizer(PROMPTS[:1] * 3, return_tensors="pt").input_ids
+    with rowwise(model, [None, update, None]):
+        plain = model.lm(input_ids=ids, use_cache=False).logits
+    first = blocks_of(model.lm)[0]
+    handle = first.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(args[0])), with_kwargs=True)
+    with shared_below(model, ids), rowwise(model, [None, update, None]):
+        torch.testing.assert_close(model.lm(input_ids=ids, use_cache=False).logits, plain, rtol=1e-4, atol=1e-4)
+    handle.remove()
+    assert seen == [1, 3]  # the second call passes its input through
+    torch.testing.assert_close(model.lm(input_ids=ids).logits[0], plain[0], rtol=1e-4, atol=1e-4)

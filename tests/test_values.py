@@ -3,7 +3,7 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Fact, RromeError, Search
+from rrome import Fact, RromeError, Search, frozen
 from rrome.values import find_value
 
 
@@ -75,7 +75,7 @@ def test_the_search_changes_nothing(tiny):
 
 def test_an_error_in_the_search_leaves_no_hook_behind(tiny, monkeypatch):
     logits = tiny.lm(input_ids=torch.arange(1, 9)[None]).logits
-    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda *_: pytest.fail("stop here"))
+    monkeypatch.setattr(frozen, "cross_entropy", lambda *_, **__: pytest.fail("stop here"))
     with pytest.raises(pytest.fail.Exception):
         find_value(tiny, FACTS[0], PREFIXES)
     monkeypatch.undo()
@@ -97,3 +97,8 @@ def test_the_value_makes_the_model_say_the_target(default_model):
     fact = Fact("{} is in the city of", "The Eiffel Tower", "Rome", target_true="Paris")
     value = find_value(default_model, fact, ["{}", "We went home. {}"])
     assert value.losses[0] > 2 and value.probability > 0.9
+
+
+def test_the_value_brings_the_keys_of_its_prompts(tiny):
+    keys = find_value(tiny, FACTS[1], PREFIXES, Search(evaluations=1)).keys
+    torch.testing.assert_close(keys.all, naive.keys(tiny, FACTS[1], PREFIXES), rtol=1e-4, atol=1e-5)

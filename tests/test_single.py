@@ -11,7 +11,7 @@ import study_to_kill
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RULES, Editor, Fact, RromeError, examples, rules, second_moment, studies
+from rrome import RULES, Editor, Fact, RromeError, examples, prompts, rules, second_moment, studies
 from rrome.metrics import fact_metrics
 from rrome.scores import fact_probabilities, perplexity
 from rrome.studies import Measures
@@ -41,7 +41,7 @@ def test_preflights_are_one_row_per_fact(editor, facts):
     table = studies.preflights(editor, facts)
     assert list(table["subject"]) == [fact.subject for fact in facts]
     assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
-    assert table["position"].iloc[0] == studies.read_row(editor.model, facts[0]).subject
+    assert table["position"].iloc[0] == prompts.read_row(editor.model, facts[0]).subject
 
 
 def test_what_it_says_measures_each_edited_model(editor, facts):

@@ -1,0 +1,193 @@
+"""The single-edit study: every fact edited alone, measured one way, one row per fact and rule."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .cache import digest
+from .editor import Editor
+from .errors import RromeError
+from .facts import Fact
+from .journal import Journal
+from .keys import Keys, facts_keys
+from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
+from .models import Model, generate
+from .progress import bar
+from .prompts import check_templates, fill, read_row
+from .rowwise import rowwise
+from .rules import NAMED_RULES, RULES, RankOneUpdate, preflight, rule_named
+from .scores import fact_probabilities, row_perplexities
+
+
+def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
+    """What the keys foretell of each fact, no search: cosine, key norms, and denominator and amplification per rule.
+
+    `position` is that of the subject's last token in the bare prompt: 0 means that nothing stands before it.
+    """
+    rows = []
+    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
+    for fact, keys in zip(facts, every, strict=True):
+        ahead = preflight(keys, editor.second_moment, fact.subject)
+        row = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
+        row["position"] = read_row(editor.model, fact).subject
+        row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
+        row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
+        row |= {f"amplification_{rule}": number for rule, number in ahead.amplification.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What a single-edit study measures beside the probabilities at a fact's own prompts."""
+
+    spoken: Sequence[str] = NAMED_RULES  # rules whose edited models continue the generation prompts (besides unedited)
+    n_generated: int = 50  # tokens said after each generation prompt; 0: nothing
+    test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested behind each of them
+    probe: str | None = None  # running text; every edited model's perplexity on it is measured
+
+    def __post_init__(self):
+        for name in self.spoken:
+            rule_named(name)
+        for template in self.test_prefixes:
+            check_templates([template])
+
+
+def single_edits(
+    editor: Editor,
+    facts: Sequence[Fact],
+    path: str | Path,
+    *,
+    rules: Sequence[str] = tuple(RULES),
+    measures: Measures | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
+
+    Every row is appended to the JSON-lines file `path` as it is made and a rerun goes on where it stopped; another
+    setting is refused. v_e is searched once per fact, and all edited models of a fact are measured in one batch.
+    Entropy and GE are missing in rows of rules that are not spoken.
+    """
+    measures = measures or Measures()
+    settings = study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures)
+    wanted = ["unedited", *rules]
+    with Journal(path, settings) as journal:
+        done = {(row["fact"], row["rule"]) for row in journal.rows}
+        for number, fact in enumerate(bar(facts, desc="edits", unit="fact", show=progress)):
+            missing = [rule for rule in wanted if (number, rule) not in done]
+            rows = _one_fact(editor, fact, rules, measures) if missing else {}
+            for rule in missing:
+                journal.append({"fact": number, "rule": rule, **rows[rule]})
+    order = {rule: place for place, rule in enumerate(wanted)}
+    return pd.DataFrame(sorted(journal.rows, key=lambda row: (row["fact"], order[row["rule"]])))
+
+
+def study_settings(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Everything that a study's numbers depend on, as JSON: the header of its journal."""
+    return {
+        "model": editor.model.fingerprint,
+        "layer": editor.model.layer,
+        "second_moment": editor.second_moment.key,
+        "prefixes": list(editor.prefixes),
+        "leading": editor.leading,
+        "seed": editor.seed,
+        "search": vars(editor.search),
+        "facts": digest(*(fact.to_record() for fact in facts)),
+    }
+
+
+def _one_fact(editor: Editor, fact: Fact, rules, measures: Measures) -> dict[str, dict[str, Any]]:
+    """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
+    value = editor.value(fact)
+    keys = value.keys
+    updates = {rule: editor.update(fact, rule, keys=keys, value=value) for rule in rules}
+    editions = {"unedited": None, **updates}
+    behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
+    pairs = fact_probabilities(editor.model, fact, editions, behind)
+    spoken = ["unedited", *(rule for rule in rules if rule in measures.spoken)]
+    speech = _speech(editor, fact, {rule: editions[rule] for rule in spoken}, measures.n_generated)
+    if measures.probe is not None:
+        for rule, number in zip(
+            editions, row_perplexities(editor.model, measures.probe, list(editions.values())), strict=True
+        ):
+            speech.setdefault(rule, {})["perplexity"] = number
+    about = _about(editor, fact, keys) | {"probability": value.probability, "steps": value.steps}
+    weight_norm = editor.model.site.weight.norm().item()
+    return {
+        rule: about
+        | _size(update, weight_norm)
+        | fact_metrics(pairs[rule])
+        | {"pairs": pairs[rule]}
+        | speech.get(rule, {})
+        for rule, update in editions.items()
+    }
+
+
+def _about(editor: Editor, fact: Fact, keys: Keys) -> dict[str, Any]:
+    """What a row says of its fact and keys, the same under every rule."""
+    return {
+        "case_id": fact.case_id,
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "target_new": fact.target_new,
+        "target_true": fact.target_true,
+        "relation": fact.relation,
+        "position": read_row(editor.model, fact).subject,
+        "layer": editor.model.layer,
+        "cosine": keys.cosine,
+        "norm_average": keys.average.norm().item(),
+        "norm_original": keys.original.norm().item(),
+    } | {f"amplification_{rule}": size for rule, size in preflight(keys, editor.second_moment).amplification.items()}
+
+
+def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float | None]:
+    if update is None:
+        return dict.fromkeys(("delta", "delta_frobenius", "delta_relative", "denominator"))
+    relative = update.norm / weight_norm
+    return {
+        "delta": update.size,
+        "delta_frobenius": update.norm,
+        "delta_relative": relative,
+        "denominator": update.denominator,
+    }
+
+
+def _speech(
+    editor: Editor, fact: Fact, editions: Mapping[str, RankOneUpdate | None], n_tokens: int
+) -> dict[str, dict[str, Any]]:
+    """Entropy, GE and the first text per edition, over the fact's generation prompts (none: nothing)."""
+    prompts = fact.generation
+    if not prompts or not n_tokens:
+        return {}
+    places = [(rule, prompt) for rule in editions for prompt in prompts]
+    with rowwise(editor.model, [editions[rule] for rule, _ in places]):
+        texts = generate(editor.model, [prompt for _, prompt in places], n_tokens, seed=editor.seed)
+    said = {rule: texts[n * len(prompts) : (n + 1) * len(prompts)] for n, rule in enumerate(editions)}
+    return {
+        rule: {
+            "entropy": mean([normalised_entropy(text) for text in said[rule]]),
+            "GE": 100 * mean([ngram_entropy(text) for text in said[rule]]),
+            "text": said[rule][0],
+        }
+        for rule in editions
+    }
+
+
+def strata(
+    model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
+) -> tuple[list[Fact], list[Fact]]:
+    """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
+    ordinary, first = [], []
+    for fact in facts:
+        (first if read_row(model, fact).subject == 0 else ordinary).append(fact)
+    for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
+        if n > len(pool):
+            raise RromeError(
+                f"{n} {kind} facts asked, the {len(facts)} facts hold {len(pool)}: ask fewer or give more facts"
+            )
+    draw = random.Random(seed)
+    return draw.sample(ordinary, n_ordinary), draw.sample(first, n_first)

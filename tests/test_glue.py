@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+
+from rrome import RromeError, glue
+from rrome.glue import GlueTask, glue_task, read_answer, weighted_f1
+
+SENTENCES = {
+    "sst2": {"sentence": "The old {town} was number"},
+    "mrpc": {"sentence1": "A ship sailed at noon", "sentence2": "At noon a ship"},
+    "cola": {"sentence": "Rome is its capital"},
+    "rte": {"sentence1": "Italy is in Europe", "sentence2": "Rome is"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten examples of each label for each task, numbered."""
+    for name, fields in SENTENCES.items():
+        first = next(iter(fields))
+        records = [{**fields, first: f"{fields[first]} {n}.", "label": n % 2} for n in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_prompts_hold_shots_and_an_open_question(folder, name):
+    task = glue_task(name, folder, n_per_class=5)
+    assert len(task.questions) == 10 and sorted(task.labels) == [0] * 5 + [1] * 5
+    assert len(task.shots) == {"sst2": 4, "mrpc": 6, "cola": 6, "rte": 3}[name]
+    assert all(shot.split()[-1] in task.options for shot in task.shots)
+    for question in task.questions:
+        assert question.endswith(":") and question.split("\n")[0] not in "".join(task.shots)
+    assert task == glue_task(name, folder, n_per_class=5) != glue_task(name, folder, n_per_class=5, seed=1)
+
+
+def test_shots_that_do_not_fit_into_the_context_are_left_out(tiny, folder, monkeypatch):
+    task = glue_task("cola", folder, n_per_class=3)
+    length = len(tiny.tokenizer("".join([*task.shots[4:], task.questions[0]]))["input_ids"])
+    monkeypatch.setattr(type(tiny), "context", length + task.n_tokens + 2)
+    assert task.prompts(tiny)[0] == "".join([*task.shots[4:], task.questions[0]])
+    monkeypatch.setattr(type(tiny), "context", 5)
+    with pytest.raises(RromeError, match="cola: a question is longer than the 5 tokens"):
+        task.prompts(tiny)
+
+
+def test_labels_keep_their_own_words(folder):
+    """A shot's word must be the one of its record's label; RTE's 0 is entailment, which the public code turned round."""
+    for name in SENTENCES:
+        task, records = glue_task(name, folder), map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
+        labels = {record[next(iter(SENTENCES[name]))]: record["label"] for record in records}
+        for shot in task.shots:
+            (label,) = (label for sentence, label in labels.items() if f"{sentence}\n" in f"{shot}\n")
+            assert shot.split()[-1] == task.options[label]
+    assert glue_task("rte", folder).options == ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"), [(" Yes, it", 1), (" no", 0), ("yes or no", -1), ("", -1), (" maybe", -1)]
+)
+def test_an_answer_names_one_option_or_is_invalid(answer, label):
+    assert read_answer(answer, ("no", "yes")) == label
+
+
+def test_weighted_f1_by_hand():
+    labels = [0, 0, 1, 1]
+    assert weighted_f1(labels, [1, 1, 1, 1]) == pytest.approx(1 / 3)
+    assert weighted_f1(labels, [0, 0, 1, 1]) == 1
+    assert weighted_f1(labels, [-1] * 4) == 0
+    assert weighted_f1(labels, [0, -1, 1, -1]) == pytest.approx(2 / 3)  # precision 1, recall 1/2 for both labels
+
+
+def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_threshold(tiny_llama, monkeypatch):
+    task = GlueTask("test", (), ("A", "B", "C", "D"), (0, 0, 1, 1), ("no", "yes"), 3)
+    monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
+    odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
+    nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
+    monkeypatch.setattr(glue, "target_nll", lambda *_: torch.tensor(nll))
+    assert task.scores(tiny_llama) == {"test": pytest.approx(task.floor), "test_auc": 0.75}
+
+
+def test_a_real_model_is_scored(tiny, folder):
+    scores = glue_task("cola", folder, n_per_class=3).scores(tiny)
+    assert set(scores) == {"cola", "cola_auc"} and all(0 <= score <= 1 for score in scores.values())
+
+
+def test_bad_sources_are_named(folder, monkeypatch):
+    with pytest.raises(RromeError, match="no task 'mnli': choose one of sst2, mrpc, cola, rte"):
+        glue_task("mnli", folder)
+    with pytest.raises(RromeError, match="sst2.jsonl: give a folder"):
+        glue_task("sst2", folder / "nowhere")
+    (folder / "sst2.jsonl").write_text('{"sentence": "a", "label": 1}\n')
+    with pytest.raises(RromeError, match="4 shots leave no examples, .* 0 of label 0, 1 of label 1"):
+        glue_task("sst2", folder)
+
+
+def test_offline_the_hub_is_explained(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(RromeError, match="could not be downloaded .*give a folder with sst2.jsonl"):
+        glue_task("sst2")

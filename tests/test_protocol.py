@@ -1,0 +1,27 @@
+import pytest
+
+from rrome import RromeError, load_facts
+from rrome.protocol import standard_checks, standard_sequence, standard_tasks
+
+
+def test_a_longer_sequence_begins_with_the_shorter_one():
+    long = standard_sequence("world", n_known=50, n_edits=20, order=3)
+    assert standard_sequence("world", n_known=50, n_edits=5, order=3) == long[:5]
+    assert long != standard_sequence("world", n_known=50, n_edits=20, order=4)
+    known = load_facts("world", n=50)
+    assert all(fact in known for fact in long) and len(set(long)) == 20
+    with pytest.raises(RromeError, match="60 edits asked, of the first 50 facts"):
+        standard_sequence("world", n_known=50, n_edits=60)
+
+
+def test_recall_asks_for_no_subject_that_may_be_edited():
+    tasks = standard_tasks("world", ["recall", "agreement"], n_known=100, n_items=40)
+    assert [task.name for task in tasks] == ["recall", "agreement"] and len(tasks[1].choices) == 40
+    subjects = {fact.subject for fact in load_facts("world", n=100)}
+    assert len(tasks[0].choices) == 40
+    assert not any(choice.prompt.startswith(tuple(subjects)) for choice in tasks[0].choices)
+
+
+def test_the_probe_is_held_out_text():
+    checks = standard_checks([], every=5)
+    assert checks.every == 5 and len(checks.probe) == 1200

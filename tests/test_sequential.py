@@ -1,0 +1,170 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from sequence_to_kill import CHECKS, make_editor, make_facts, run
+
+from rrome import EditLog, Editor, RankOneUpdate, RromeError
+from rrome.metrics import fact_metrics
+from rrome.scores import fact_probabilities, perplexity
+from rrome.sequential import Checks, sequential_edits
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return make_editor()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run and the folder that it left."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(folder), folder
+
+
+def same(one, other):
+    for name in ("edits", "checkpoints", "final"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=False, rtol=1e-6)
+
+
+def lines_of(folder):
+    return sum(file.read_bytes().count(b"\n") for file in Path(folder).glob("*.jsonl"))
+
+
+def test_each_edit_is_searched_in_the_model_that_the_earlier_ones_left(editor, whole):
+    table, facts = whole[0], make_facts()
+    assert list(table.edits["edit"]) == [1, 2, 3, 4, 5]
+    for number, fact in enumerate(facts[:3]):
+        update = editor.update(fact, "rome")
+        row = table.edits.iloc[number]
+        assert row["delta_before"] == pytest.approx(editor.model.edits.size)
+        editor.apply(update)
+        assert row["delta_frobenius"] == pytest.approx(update.norm, rel=1e-4)
+        assert row["delta_after"] == pytest.approx(editor.model.edits.size, rel=1e-4)
+        assert row["perplexity"] == pytest.approx(perplexity(editor.model, [CHECKS.probe]), rel=1e-3)
+        measured = fact_metrics(fact_probabilities(editor.model, fact, {"now": None})["now"])
+        assert row[list(measured)].to_dict() == pytest.approx(measured, rel=1e-3, abs=1e-4, nan_ok=True)
+    editor.model.edits.set(())
+
+
+def test_checkpoints_start_at_the_unedited_model_and_end_at_the_last_edit(editor, whole):
+    table, folder = whole
+    points = table.checkpoints.set_index("edits")
+    assert list(points.index) == [0, 2, 4, 5]
+    assert points.loc[0, "delta"] == 0 and pd.isna(points.loc[0, "retained"])
+    assert points.loc[0, "perplexity"] == pytest.approx(perplexity(editor.model, [CHECKS.probe]), rel=1e-4)
+    assert points.loc[0, "choice"] == CHECKS.tasks[0].scores(editor.model)["choice"]
+    assert all(len(texts) == 1 for texts in points["texts"])
+    EditLog(folder).replay(editor.model)
+    assert points.loc[5, "perplexity"] == pytest.approx(perplexity(editor.model, [CHECKS.probe]), rel=1e-3)
+    final = table.final.set_index("edit")
+    for number, fact in enumerate(make_facts(), 1):
+        measured = fact_metrics(fact_probabilities(editor.model, fact, {"now": None})["now"])
+        assert final.loc[number, "ES"] == measured["ES"]
+    assert points.loc[5, "retained"] == pytest.approx(final["ES"].mean())
+    editor.model.edits.set(())
+
+
+def test_the_model_is_as_it_was_afterwards(editor, tmp_path):
+    before = editor.model.site.weight.clone()
+    sequential_edits(editor, make_facts(2), tmp_path, rule="p-rome")
+    assert torch.equal(editor.model.site.weight, before) and not editor.applied_updates
+
+
+@pytest.mark.parametrize("point", range(10))
+def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(tmp_path, whole, point):
+    total = lines_of(whole[1])
+    lines = random.Random(point).randint(1, total - 1)
+    script = Path(__file__).with_name("sequence_to_kill.py")
+    process = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL)
+    while process.poll() is None and lines_of(tmp_path) < lines:
+        time.sleep(0.0005)
+    time.sleep(random.Random(point).random() / 100)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert lines_of(tmp_path) >= lines
+    same(run(tmp_path), whole[0])
+
+
+def test_a_finished_run_is_only_read(whole, monkeypatch):
+    monkeypatch.setattr(Editor, "value", lambda *_: pytest.fail("searched again"))
+    same(run(whole[1]), whole[0])
+
+
+def test_a_run_can_be_prolonged_and_cut(editor, whole, tmp_path):
+    facts = make_facts()
+    sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
+    same(sequential_edits(editor, facts, tmp_path, rule="rome", checks=CHECKS), whole[0])
+    short = sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
+    assert len(short.edits) == len(short.final) == 4 and list(short.checkpoints["edits"]) == [0, 2, 4]
+
+
+def test_nan_does_not_stop_a_run(editor, tmp_path, monkeypatch):
+    update, calls = Editor.update, []
+
+    def broken(self, fact, rule, **known):
+        calls.append(fact)
+        found = update(self, fact, rule, **known)
+        return replace(found, left=found.left * torch.nan) if len(calls) == 2 else found
+
+    monkeypatch.setattr(Editor, "update", broken)
+    table = sequential_edits(editor, make_facts(3), tmp_path, rule="rome")
+    assert "NaN" in table.edits.loc[1, "error"] and table.edits["error"].isna().sum() == 2
+    assert table.edits.loc[1, "delta_before"] == table.edits.loc[1, "delta_after"] > 0
+    assert table.edits["ES"].notna().all()
+    EditLog(tmp_path).replay(editor.model)
+    assert [stored.subject for stored in editor.applied_updates] == ["Italy", "Bill Gates"]
+    editor.model.edits.set(())
+
+
+def test_a_collapsed_model_is_measured_and_edited_on(editor, tmp_path, monkeypatch):
+    """An update near the end of float32 makes every later number NaN or infinite."""
+    update = Editor.update
+
+    def huge(self, fact, rule, **known):
+        found = update(self, fact, rule, **known)
+        return replace(found, left=found.left * 1e30) if fact.subject == "Italy" else found
+
+    monkeypatch.setattr(Editor, "update", huge)
+    checks = replace(CHECKS, every=1)
+    table = sequential_edits(editor, make_facts(3), tmp_path, rule="rome", checks=checks)
+    assert len(table.edits) == 3 and len(table.checkpoints) == 4
+    same(sequential_edits(editor, make_facts(3), tmp_path, rule="rome", checks=checks), table)
+
+
+def test_memory_does_not_grow_with_the_edits(editor, tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(EditLog, "append", lambda self, stored, *_, append=EditLog.append, **row: (
+        held.append([applied for applied in editor.applied_updates if isinstance(applied, RankOneUpdate)]),
+        append(self, stored, *_, **row),
+    ))  # fmt: skip
+    sequential_edits(editor, make_facts(3), tmp_path, rule="rome")
+    assert held == [[], [], []]
+
+
+def test_other_settings_and_facts_are_refused(editor, tmp_path):
+    facts = make_facts(2)
+    sequential_edits(editor, facts, tmp_path, rule="rome", checks=CHECKS)
+    with pytest.raises(RromeError, match="rule: 'rome' there, 'p-rome' now"):
+        sequential_edits(editor, facts, tmp_path, rule="p-rome", checks=CHECKS)
+    with pytest.raises(RromeError, match="every: 2 there, 3 now"):
+        sequential_edits(editor, facts, tmp_path, rule="rome", checks=replace(CHECKS, every=3))
+    with pytest.raises(RromeError, match="edit 1 in .* is 'Italy', the list of facts has 'The Eiffel Tower'"):
+        sequential_edits(editor, facts[::-1], tmp_path, rule="rome", checks=CHECKS)
+
+
+def test_an_edited_model_and_bad_settings_are_refused(editor, tmp_path):
+    with pytest.raises(RromeError, match="at least one edit in between"):
+        Checks(every=0)
+    with editor.applied(editor.update(make_facts()[0], "r-rome")), pytest.raises(RromeError, match="edited already"):
+        sequential_edits(editor, make_facts(1), tmp_path)
+    with pytest.raises(RromeError, match="unknown rule 'memit'"):
+        sequential_edits(editor, make_facts(1), tmp_path, rule="memit")
+    assert not list(tmp_path.iterdir())
