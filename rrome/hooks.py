@@ -90,11 +90,12 @@ def last_mlp_at(model: Model, places: torch.Tensor):
 
     def gather(_mlp, states):  # (B, T, d) each
         shape[:] = states[0].shape[:2]
-        return tuple(state[places[0], places[1]].unsqueeze(0) for state in states)
+        row, column = places.to(states[0].device)
+        return tuple(state[row, column].unsqueeze(0) for state in states)
 
     def scatter(_mlp, _states, out):  # (1, M, d)
         everywhere = out.new_zeros(*shape, out.shape[-1])
-        return everywhere.index_put((places[0], places[1]), out[0])
+        return everywhere.index_put(tuple(places.to(out.device)), out[0])
 
     return _removed(mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter))
 
@@ -158,4 +159,6 @@ def through_block(model: Model, **inputs: Any) -> Passage:
         contextlib.suppress(_Reached),
     ):
         model.lm(**inputs)
+    for name in ("key", "value"):
+        seen[name] = seen[name].reshape(*seen["entering"].shape[:2], -1)
     return Passage(**seen)
