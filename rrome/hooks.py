@@ -159,6 +159,4 @@ def through_block(model: Model, **inputs: Any) -> Passage:
         contextlib.suppress(_Reached),
     ):
         model.lm(**inputs)
-    for name in ("key", "value"):
-        seen[name] = seen[name].reshape(*seen["entering"].shape[:2], -1)
     return Passage(**seen)
