@@ -12,7 +12,7 @@ from .keys import Keys, fact_keys
 from .models import Model
 from .prompts import check_templates, sample_prefixes
 from .rules import KeyChoice, Preflight, RankOneUpdate, preflight, rank_one_update, rule_named
-from .values import Search, Value, find_value
+from .values import Search, Value, find_values
 
 
 class Editor:
@@ -61,7 +61,11 @@ class Editor:
 
     def value(self, fact: Fact) -> Value:
         """v_e of a fact, searched in the model as it is now."""
-        return find_value(self.model, fact, self.prefixes, self.search, self.leading)
+        return self.values([fact])[0]
+
+    def values(self, facts: Sequence[Fact]) -> list[Value]:
+        """v_e of several facts, each searched for itself but all in one batch: what keeps a GPU busy."""
+        return find_values(self.model, facts, self.prefixes, self.search, self.leading)
 
     def update(
         self, fact: Fact, rule: str | KeyChoice, *, keys: Keys | None = None, value: Value | None = None

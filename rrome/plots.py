@@ -18,11 +18,11 @@ from matplotlib.font_manager import findfont, get_font
 from .cache import atomic
 
 # One colour and one second channel (marker, hatch) per rule, told apart also in print and by the colour-blind.
-COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73"}
-HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "...."}
-MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^"}
-DASHES = {"unedited": ":", "rome": "-", "r-rome": "--", "p-rome": "-."}
-NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME"}
+COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73", "aao": "#CC79A7"}
+HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "....", "aao": "xxxx"}
+MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^", "aao": "D"}
+DASHES = {"unedited": ":", "rome": "-", "r-rome": "--", "p-rome": "-.", "aao": (0, (1, 1))}
+NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME", "aao": "aao"}
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -101,8 +102,8 @@ def standard_sequences(
     return {rule: sequential_edits(editor, facts, root / f"{rule}-{order}", rule=rule, checks=checks) for rule in rules}
 
 
-def standard_checks(tasks: Sequence[Task], *, every: int, prompts: Sequence[str] = (), n_generated: int = 30) -> Checks:
-    """Held-out paragraphs of many countries after every edit; the tasks, and what the model says, at every checkpoint."""
+def standard_checks(tasks: Sequence[Task], **settings: Any) -> Checks:
+    """Checks (with these `settings`) whose probe is made of held-out paragraphs about many countries."""
     paragraphs = [text.split("\n")[0] for text in factbook_prose("held-out")]
     probe = "\n".join(paragraphs)[:SEQUENTIAL_PROBE_CHARACTERS]
-    return Checks(every=every, probe=probe, tasks=tasks, prompts=prompts, n_generated=n_generated)
+    return Checks(probe=probe, tasks=tasks, **settings)

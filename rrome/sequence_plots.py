@@ -90,8 +90,8 @@ def survival_curves(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for rule, here in table.groupby("rule", sort=False):
             axes.step(
-                here["edits"], here["survived"], DASHES[rule], where="post", color=COLOURS[rule], label=NAMES[rule],
-                marker=MARKERS[rule], markersize=4,
+                here["edits"], here["survived"], where="post", color=COLOURS[rule], linestyle=DASHES[rule],
+                marker=MARKERS[rule], markersize=4, label=NAMES[rule],
             )  # fmt: skip
             axes.fill_between(here["edits"], here["low"], here["high"], step="post", color=COLOURS[rule], alpha=0.12)
         axes.set(xlabel="edits", ylabel="runs not collapsed", ylim=(-0.03, 1.03))

@@ -156,12 +156,12 @@ def leading_tokens(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
+def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES, "aao")) -> Figure:
     """ES of the bare prompt and behind unseen prefixes, per rule and kind of subject, with intervals."""
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
         for (label, is_first), panel in zip(STRATA.items(), axes, strict=True):
-            for place, rule in enumerate(NAMED_RULES):
+            for place, rule in enumerate(rules):
                 here = edits[edits["rule"].eq(rule) & (edits["position"].eq(0) == is_first)]
                 for shift, column, fill in ((-0.12, "ES", "full"), (0.12, "ES_prefixed", "none")):
                     value, low, high = interval([here[column]], np.mean)
@@ -169,7 +169,7 @@ def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
                     panel.errorbar(
                         place + shift, value, [[value - low], [high - value]], linestyle=DASHES[rule], **marks
                     )
-            panel.set(title=label, xticks=range(3), ylim=(0, 1.04))
-            panel.set_xticklabels([NAMES[rule] for rule in NAMED_RULES])
-        axes[0].set_ylabel("ES: bare prompt (full), prefixed (hollow)")
+            panel.set(title=label, xticks=range(len(rules)), ylim=(0, 1.04))
+            panel.set_xticklabels([NAMES[rule] for rule in rules])
+        axes[0].set_ylabel("ES: bare (full), prefixed (hollow)")
     return figure

@@ -94,7 +94,7 @@ def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(tmp_path, whole, p
 
 
 def test_a_finished_run_is_only_read(whole, monkeypatch):
-    monkeypatch.setattr(Editor, "value", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
     same(run(whole[1]), whole[0])
 
 

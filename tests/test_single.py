@@ -70,8 +70,8 @@ def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(edit
 
 def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     searches = []
-    search = Editor.value
-    monkeypatch.setattr(Editor, "value", lambda self, fact: searches.append(fact) or search(self, fact))
+    search = Editor.values
+    monkeypatch.setattr(Editor, "values", lambda self, facts: searches.extend(facts) or search(self, facts))
     studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
     assert searches == facts
 
@@ -97,9 +97,16 @@ def test_a_killed_process_loses_nothing(tmp_path, lines):
     same(study_to_kill.study(journal), study_to_kill.study(tmp_path / "whole.jsonl"))
 
 
+def test_facts_searched_in_one_batch_give_the_same_table(editor, facts, tmp_path):
+    measures = Measures(n_generated=4)
+    one = studies.single_edits(editor, facts, tmp_path / "one.jsonl", measures=measures, at_once=1)
+    two = studies.single_edits(editor, facts, tmp_path / "two.jsonl", measures=measures, at_once=2)
+    pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-3, atol=1e-5)
+
+
 def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
     whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
-    monkeypatch.setattr(Editor, "value", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
     same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
 
 
