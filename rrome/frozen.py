@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from .facts import Fact
 from .hooks import Passage, blocks_from, input_of, last_mlp_at, output_changed, through_block, vocabulary_at
@@ -82,7 +83,7 @@ class Frozen:
                 input_ids=self.ids,
                 attention_mask=self.mask,
                 position_ids=self.positions,
-                past_key_values=DynamicCache(self.cache),
+                past_key_values=_holding(self.cache),
             ).logits.squeeze(0)
         targets, current = logits.float().split([len(places.label), len(deltas)])  # (M, V), (B, V)
         nll = places.weight * cross_entropy(targets, places.label, reduction="none")
@@ -209,3 +210,14 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
         tuple(torch.where(real.to(states.device), states[:, :, :before], 0) for states in (layer.keys, layer.values))
         for layer in layers
     ]
+
+
+def _holding(states: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """A cache of these keys and values for one forward pass; unlike DynamicCache(states) it copies nothing."""
+    cache = DynamicCache()
+    for keys, values in states:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache

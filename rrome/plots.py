@@ -129,7 +129,7 @@ def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
         )
         axes["bars"].set(xscale="log", xlabel="seconds", yticks=places, yticklabels=comparison["what"])
         axes["bars"].invert_yaxis()
-        axes["bars"].legend(loc="lower right")
+        axes["bars"].legend(loc="upper right")
         for kind, line in growth.groupby("varied", sort=False):
             axes[kind].plot(line["size"], line["seconds"], "o-", color="#0072B2", markersize=4)
             axes[kind].plot(line["size"], line["floor_seconds"], "k:")
