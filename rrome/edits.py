@@ -4,6 +4,7 @@ A state is the original W plus a list of updates. Subtracting an update would le
 made by adding updates to the original, always in the same order: bit for bit the same each time.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Edits:
         if self._original is None:
             return 0.0
         pairs = zip(self._site.weight.split(ROWS), self._original.split(ROWS), strict=True)
-        return sum((now.double() - before.double()).square().sum().item() for now, before in pairs) ** 0.5
+        return math.hypot(*((now.float() - before.float()).norm().item() for now, before in pairs))
 
     @property
     def size(self) -> float:
