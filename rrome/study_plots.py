@@ -157,7 +157,8 @@ def leading_tokens(table: pd.DataFrame) -> Figure:
 
 
 def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES, "aao")) -> Figure:
-    """ES of the bare prompt and behind unseen prefixes, per rule and kind of subject, with intervals."""
+    """ES of the bare prompt and behind unseen prefixes, per rule of the study and kind of subject, with intervals."""
+    rules = [rule for rule in rules if rule in set(edits["rule"])]
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
         for (label, is_first), panel in zip(STRATA.items(), axes, strict=True):
