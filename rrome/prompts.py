@@ -107,8 +107,23 @@ def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]
     return ids, n_target
 
 
+def check_prompts(model: Model, facts: Sequence[Fact]) -> None:
+    """RromeError for a fact that could not be measured later: no true answer, or a prompt that the model cannot read."""
+    for fact in facts:
+        if fact.target_true is None:
+            raise RromeError(f"{fact.rewrite!r} has no target_true to compare with: give one")
+        for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
+            for target in (fact.target_new, fact.target_true):
+                with_target(model, prompt, target)
+
+
 def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    encoded = model.tokenizer(text, return_offsets_mapping=True)
+    encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    if len(encoded["input_ids"]) > model.context:
+        raise RromeError(
+            f"a prompt of {len(encoded['input_ids'])} tokens is too long for {model.name}, which reads {model.context}: "
+            f"{text[:80]!r}..."
+        )
     return encoded["input_ids"], encoded["offset_mapping"]
 
 

@@ -23,7 +23,7 @@ from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean
 from .models import Model, generate
 from .progress import bar
-from .prompts import read_row
+from .prompts import check_prompts, read_row
 from .rules import rule_named
 from .scores import fact_probabilities, row_perplexities, target_nll
 from .single import study_settings
@@ -75,13 +75,14 @@ def sequential_edits(
     Everything is appended to `folder` as it is made (see edit_log). A rerun applies again what was done and goes on; the
     tables then equal an uninterrupted run's. More facts at the end of the list prolong a finished run. An edit that fails
     (NaN after a collapse) is recorded in `error` and skipped. Afterwards the model is as it was. Raises RromeError for an
-    edited model, other settings or facts in the folder, or a fact whose subject cannot be found, before anything is edited.
+    edited model, other settings or facts in the folder, or a fact that could not be edited or measured, before any edit.
     """
     if len(editor.model.edits):
         raise RromeError("the model is edited already: revert its edits before a sequential study")
     checks, rule, folder = checks or Checks(), rule_named(rule)[0], Path(folder)
     settings = {name: value for name, value in study_settings(editor, ()).items() if name != "facts"}
     settings |= {"rule": rule} | checks.settings
+    check_prompts(editor.model, facts)
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:
         with (

@@ -17,7 +17,7 @@ from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
 from .progress import bar
-from .prompts import check_templates, fill, read_row
+from .prompts import check_prompts, check_templates, fill, read_row
 from .rowwise import rowwise
 from .rules import NAMED_RULES, RULES, RankOneUpdate, preflight, rule_named
 from .scores import fact_probabilities, row_perplexities
@@ -78,6 +78,7 @@ def single_edits(
     Entropy and GE are missing in rows of rules that are not spoken.
     """
     measures = measures or Measures()
+    check_prompts(editor.model, facts)
     settings = study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures)
     wanted = ["unedited", *rules]
     with Journal(path, settings) as journal:

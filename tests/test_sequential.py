@@ -167,4 +167,9 @@ def test_an_edited_model_and_bad_settings_are_refused(editor, tmp_path):
         sequential_edits(editor, make_facts(1), tmp_path)
     with pytest.raises(RromeError, match="unknown rule 'memit'"):
         sequential_edits(editor, make_facts(1), tmp_path, rule="memit")
+    facts = make_facts(2)
+    with pytest.raises(RromeError, match="has no target_true"):
+        sequential_edits(editor, [facts[0], replace(facts[1], target_true=None)], tmp_path)
+    with pytest.raises(RromeError, match="tokens is too long for tiny-llama, which reads 2048: 'A ship A ship"):
+        sequential_edits(editor, [facts[0], replace(facts[1], paraphrases=("A ship " * 1100,))], tmp_path)
     assert not list(tmp_path.iterdir())
