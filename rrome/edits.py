@@ -60,6 +60,9 @@ class Edits:
     def put(self, update: Update) -> None:
         """W <- W + Delta; RromeError for an update of another shape or with NaN, before anything is changed."""
         self._check(update)
+        self._add(update)
+
+    def _add(self, update: Update) -> None:
         if self._original is None:
             self._original = self._site.weight.clone()
         update.add_to(self._site)
@@ -86,18 +89,18 @@ class Edits:
             self._site.weight.copy_(self._original)
             self._updates, there = [], 0
         for update in updates[there:]:
-            self.put(update)
+            self._add(update)
         if not updates:
             self._original = None
 
     def _check(self, update: Update) -> None:
-        weight = self._site.weight
-        if (update.left.shape, update.right.shape) != (weight.shape[:1], weight.shape[1:]):
+        weight, left, right = self._site.weight, update.left, update.right  # a stored update reads its file for each
+        if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
             raise RromeError(
-                f"the update of {update.subject!r} has shape {tuple(update.left.shape + update.right.shape)}, "
+                f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
                 f"W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model"
             )
-        if not (update.left.isfinite().all() and update.right.isfinite().all()):
+        if not (left.isfinite().all() and right.isfinite().all()):
             raise RromeError(
                 f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied"
             )

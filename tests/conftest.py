@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from facts_for_tests import FACTS, PREFIXES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -97,3 +98,15 @@ def no_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     return random_texts()
+
+
+@pytest.fixture(scope="module")
+def editor(tiny, texts) -> rrome.Editor:
+    """An editor of each tiny model with three prompts per fact."""
+    return rrome.Editor(tiny, rrome.second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
+
+
+@pytest.fixture(scope="module")
+def updates(editor) -> list[rrome.RankOneUpdate]:
+    """ROME's updates of the first three facts."""
+    return [editor.update(fact, "rome") for fact in FACTS[:3]]

@@ -1,18 +1,8 @@
 import pytest
 import torch
-from facts_for_tests import FACTS, PREFIXES
+from facts_for_tests import PREFIXES
 
-from rrome import Editor, RromeError, second_moment
-
-
-@pytest.fixture(scope="module")
-def editor(tiny, texts):
-    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
-
-
-@pytest.fixture(scope="module")
-def updates(editor):
-    return [editor.update(fact, "rome") for fact in FACTS[:3]]
+from rrome import Editor, RromeError
 
 
 @pytest.fixture
