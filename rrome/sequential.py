@@ -80,8 +80,7 @@ def sequential_edits(
     if len(editor.model.edits):
         raise RromeError("the model is edited already: revert its edits before a sequential study")
     checks, rule, folder = checks or Checks(), rule_named(rule)[0], Path(folder)
-    settings = {name: value for name, value in study_settings(editor, ()).items() if name != "facts"}
-    settings |= {"rule": rule} | checks.settings
+    settings = study_settings(editor) | {"rule": rule} | checks.settings
     check_prompts(editor.model, facts)
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:

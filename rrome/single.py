@@ -79,7 +79,8 @@ def single_edits(
     """
     measures = measures or Measures()
     check_prompts(editor.model, facts)
-    settings = study_settings(editor, facts) | {"rules": list(rules)} | asdict(measures)
+    settings = study_settings(editor) | {"facts": digest(*(fact.to_record() for fact in facts))}
+    settings |= {"rules": list(rules)} | asdict(measures)
     wanted = ["unedited", *rules]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
@@ -99,8 +100,8 @@ def single_edits(
     return pd.DataFrame(sorted(journal.rows, key=lambda row: (row["fact"], order[row["rule"]])))
 
 
-def study_settings(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
-    """Everything that a study's numbers depend on, as JSON: the header of its journal."""
+def study_settings(editor: Editor) -> dict[str, Any]:
+    """What the numbers of a study owe to its editor, as JSON, for the header of its journal."""
     return {
         "model": editor.model.fingerprint,
         "layer": editor.model.layer,
@@ -109,7 +110,6 @@ def study_settings(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
         "leading": editor.leading,
         "seed": editor.seed,
         "search": vars(editor.search),
-        "facts": digest(*(fact.to_record() for fact in facts)),
     }
 
 

@@ -3,14 +3,9 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 import rrome
-from rrome import RULES, Editor, RankOneUpdate, RromeError, second_moment
+from rrome import RULES, Editor, RankOneUpdate, RromeError
 
 NAMED = ["rome", "r-rome", "p-rome"]
-
-
-@pytest.fixture(scope="module")
-def editor(tiny, texts):
-    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
 
 
 @pytest.fixture(scope="module")

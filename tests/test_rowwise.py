@@ -1,17 +1,11 @@
-import pytest
 import torch
-from facts_for_tests import FACTS, PREFIXES
+from facts_for_tests import FACTS
 
-from rrome import Editor, generate, second_moment
+from rrome import generate
 from rrome.rowwise import rowwise, shared_below
 from rrome.sites import blocks_of
 
 PROMPTS = ["Italy is located in the continent of", "The old town lies on", "A ship"]
-
-
-@pytest.fixture(scope="module")
-def editor(tiny, texts):
-    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
 
 
 def test_each_row_is_edited_as_if_alone(editor):

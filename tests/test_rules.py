@@ -7,11 +7,6 @@ from rrome.rules import rule_named
 from rrome.text import factbook_prose
 
 
-@pytest.fixture(scope="module")
-def editor(tiny, texts):
-    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
-
-
 @pytest.fixture(scope="module", params=FACTS[:2], ids=lambda fact: fact.subject)
 def edit(request, editor):
     """(fact, keys, value, updates under all rules)."""

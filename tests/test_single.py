@@ -9,17 +9,12 @@ import pandas as pd
 import pytest
 import study_to_kill
 import torch
-from facts_for_tests import FACTS, PREFIXES
+from facts_for_tests import FACTS
 
-from rrome import RULES, Editor, Fact, RromeError, examples, prompts, rules, second_moment, studies
+from rrome import RULES, Editor, Fact, RromeError, examples, prompts, rules, studies
 from rrome.metrics import fact_metrics
 from rrome.scores import fact_probabilities, perplexity
 from rrome.studies import Measures
-
-
-@pytest.fixture(scope="module")
-def editor(tiny, texts):
-    return Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
 
 
 @pytest.fixture(scope="module")
