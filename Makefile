@@ -38,6 +38,7 @@ $(SETTINGS): FORCE
 
 # These read the study that notebook 3 makes.
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
+build/$(PROFILE)/06_claims.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb build/$(PROFILE)/04_collapse_curves.ipynb
 
 bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE, figures/speed.*
 	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) --figures $(FIGURES) \

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .claims import Evidence
 from .covariance import second_moment
 from .downstream import Task, agreement_task, recall_task
 from .editor import Editor
@@ -17,8 +18,9 @@ from .facts import Fact
 from .glue import glue_task
 from .models import Model, load
 from .prompts import BARE, sample_prefixes
-from .sequential import Checks, SequentialRun, sequential_edits
-from .single import Measures, single_edits, strata
+from .rules import NAMED_RULES
+from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
+from .single import Measures, read_single_edits, single_edits, strata
 from .text import factbook_prose
 
 PROBE_CHARACTERS = 600  # of held-out text, for the perplexity after each edit: about 130 tokens
@@ -55,8 +57,12 @@ def standard_study(
 ) -> pd.DataFrame:
     """The single-edit study of all eight rules, in FOLDER/single_edits-MODEL-PROFILE.jsonl; a second caller only reads it."""
     measures = standard_measures(editor, n_generated=n_generated, spoken=spoken)
-    name = f"single_edits-{Path(editor.model.name).name}-{profile}.jsonl"
-    return single_edits(editor, facts, Path(folder) / name, measures=measures)
+    return single_edits(editor, facts, study_path(folder, editor.model.name, profile), measures=measures)
+
+
+def study_path(folder: str | Path, model_name: str, profile: str) -> Path:
+    """Where a profile's single-edit study of a model is kept."""
+    return Path(folder) / f"single_edits-{Path(model_name).name}-{profile}.jsonl"
 
 
 def standard_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -> list[Fact]:
@@ -98,8 +104,13 @@ def standard_sequences(
     order: int,
 ) -> dict[str, SequentialRun]:
     """One sequential study per rule, in FOLDER/sequential-MODEL-PROFILE/RULE-ORDER; what is done is only read."""
-    root = Path(folder) / f"sequential-{Path(editor.model.name).name}-{profile}"
-    return {rule: sequential_edits(editor, facts, root / f"{rule}-{order}", rule=rule, checks=checks) for rule in rules}
+    paths = {rule: sequence_path(folder, editor.model.name, profile, rule, order) for rule in rules}
+    return {rule: sequential_edits(editor, facts, paths[rule], rule=rule, checks=checks) for rule in rules}
+
+
+def sequence_path(folder: str | Path, model_name: str, profile: str, rule: str, order: int) -> Path:
+    """Where a profile's sequential study of a model, rule and order is kept."""
+    return Path(folder) / f"sequential-{Path(model_name).name}-{profile}" / f"{rule}-{order}"
 
 
 def standard_checks(tasks: Sequence[Task], **settings: Any) -> Checks:
@@ -107,3 +118,10 @@ def standard_checks(tasks: Sequence[Task], **settings: Any) -> Checks:
     paragraphs = [text.split("\n")[0] for text in factbook_prose("held-out")]
     probe = "\n".join(paragraphs)[:SEQUENTIAL_PROBE_CHARACTERS]
     return Checks(probe=probe, tasks=tasks, **settings)
+
+
+def standard_evidence(folder: str | Path, model_name: str, profile: str, *, order: int) -> Evidence:
+    """What a profile's two studies of a model have on disk, for the scorecard; RromeError names the one that is missing."""
+    paths = {rule: sequence_path(folder, model_name, profile, rule, order) for rule in NAMED_RULES}
+    runs = {rule: read_sequential(path) for rule, path in paths.items()}
+    return Evidence(read_single_edits(study_path(folder, model_name, profile)), runs)

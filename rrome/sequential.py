@@ -18,7 +18,7 @@ from .edit_log import EditLog, StoredUpdate
 from .editor import Editor
 from .errors import RromeError
 from .facts import Fact
-from .journal import Journal
+from .journal import Journal, read_journal
 from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean
 from .models import Model, generate
@@ -27,6 +27,8 @@ from .prompts import check_prompts, read_row
 from .rules import rule_named
 from .scores import fact_probabilities, row_perplexities, target_nll
 from .single import study_settings
+
+CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,8 @@ def sequential_edits(
     try:
         with (
             EditLog(folder, editor.model, settings) as log,
-            Journal(folder / "checkpoints.jsonl", settings) as checkpoints,
-            Journal(folder / "final.jsonl", settings) as final,
+            Journal(folder / CHECKPOINTS, settings) as checkpoints,
+            Journal(folder / FINAL, settings) as final,
         ):
             done = _resume(editor.model, facts, log)
             _checkpoint(editor.model, facts, done, checks, checkpoints)
@@ -96,7 +98,7 @@ def sequential_edits(
                 _checkpoint(editor.model, facts, number + 1, checks, checkpoints)
             if checks.retest:
                 _final(editor.model, facts, final, progress)
-            return _tables(len(facts), log, checkpoints, final)
+            return _tables(len(facts), log.rows, checkpoints.rows, final.rows)
     finally:
         editor.model.edits.set(())
 
@@ -172,11 +174,18 @@ def _final(model: Model, facts: Sequence[Fact], journal: Journal, progress: bool
         journal.append({"edit": number, "of": len(facts), **fact_metrics(pairs)})
 
 
-def _tables(n: int, log: EditLog, checkpoints: Journal, final: Journal) -> SequentialRun:
+def read_sequential(folder: str | Path) -> SequentialRun:
+    """The tables of a run on disk as far as it has come, without a model; RromeError where there is none."""
+    log = EditLog(folder)
+    checkpoints, final = (read_journal(Path(folder) / name)[1] for name in (CHECKPOINTS, FINAL))
+    return _tables(len(log), log.rows, checkpoints, final)
+
+
+def _tables(n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]) -> SequentialRun:
     return SequentialRun(
-        pd.DataFrame(map(_flat, log.rows[:n])),
-        pd.DataFrame([row for row in checkpoints.rows if row["edits"] <= n]).sort_values("edits", ignore_index=True),
-        pd.DataFrame([row for row in final.rows if row["of"] == n]),
+        pd.DataFrame(map(_flat, edits[:n])),
+        pd.DataFrame([row for row in checkpoints if row["edits"] <= n]).sort_values("edits", ignore_index=True),
+        pd.DataFrame([row for row in final if row["of"] == n]),
     )
 
 

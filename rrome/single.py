@@ -12,7 +12,7 @@ from .cache import digest
 from .editor import Editor
 from .errors import RromeError
 from .facts import Fact
-from .journal import Journal
+from .journal import Journal, read_journal
 from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
@@ -96,8 +96,18 @@ def single_edits(
                     for rule in missing[number]:
                         journal.append({"fact": number, "rule": rule, **rows[rule]})
                     shown.update()
-    order = {rule: place for place, rule in enumerate(wanted)}
-    return pd.DataFrame(sorted(journal.rows, key=lambda row: (row["fact"], order[row["rule"]])))
+    return _table(journal.rows, wanted)
+
+
+def read_single_edits(path: str | Path) -> pd.DataFrame:
+    """The table of a study on disk as far as it has come, without a model; RromeError where there is none."""
+    settings, rows = read_journal(path)
+    return _table(rows, ["unedited", *settings["rules"]])
+
+
+def _table(rows: Sequence[dict[str, Any]], rules: Sequence[str]) -> pd.DataFrame:
+    order = {rule: place for place, rule in enumerate(rules)}
+    return pd.DataFrame(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
 
 
 def study_settings(editor: Editor) -> dict[str, Any]:

@@ -18,17 +18,19 @@ COLUMNS = (*SHARES, "GE", "S")
 RESAMPLES = 2000
 
 
-def interval(samples: Sequence[np.ndarray], statistic: Callable, seed: int = 0) -> tuple[float, float, float]:
-    """(value, low, high) of a statistic of one or several aligned samples; the ends are NaN below two facts.
+def interval(
+    samples: Sequence[np.ndarray], statistic: Callable, seed: int = 0, *, paired: bool = True
+) -> tuple[float, float, float]:
+    """(value, low, high) of a statistic of one or several samples; the ends are NaN where one has fewer than two facts.
 
-    `statistic` takes the samples and `axis`.
+    `statistic` takes the samples and `axis`. Aligned samples are resampled together, with `paired` False each by itself.
     """
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     value = float(statistic(*arrays, axis=-1))
-    if len(arrays[0]) < 2:
+    if min(map(len, arrays)) < 2:
         return value, np.nan, np.nan
     found = bootstrap(
-        arrays, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
+        arrays, statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
     )
     return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from rrome import RromeError, load_facts
-from rrome.protocol import standard_checks, standard_sequence, standard_tasks
+from rrome.protocol import standard_checks, standard_evidence, standard_sequence, standard_tasks
 
 
 def test_a_longer_sequence_begins_with_the_shorter_one():
@@ -25,3 +25,8 @@ def test_recall_asks_for_no_subject_that_may_be_edited():
 def test_the_probe_is_held_out_text():
     checks = standard_checks([], every=5)
     assert checks.every == 5 and len(checks.probe) == 1200
+
+
+def test_evidence_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RromeError, match=r"no journal at .*sequential-m-laptop/rome-0/edits\.jsonl.*run the study"):
+        standard_evidence(tmp_path, "m", "laptop", order=0)

@@ -14,7 +14,7 @@ from sequence_to_kill import CHECKS, make_editor, make_facts, run
 from rrome import EditLog, Editor, RankOneUpdate, RromeError
 from rrome.metrics import fact_metrics
 from rrome.scores import fact_probabilities, perplexity
-from rrome.sequential import Checks, sequential_edits
+from rrome.sequential import Checks, read_sequential, sequential_edits
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(tmp_path, whole, p
 def test_a_finished_run_is_only_read(whole, monkeypatch):
     monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
     same(run(whole[1]), whole[0])
+    same(read_sequential(whole[1]), whole[0])
 
 
 def test_a_run_can_be_prolonged_and_cut(editor, whole, tmp_path):

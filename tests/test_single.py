@@ -103,6 +103,7 @@ def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
     whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
     monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
     same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
+    same(studies.read_single_edits(tmp_path / "study.jsonl"), whole)
 
 
 def test_a_changed_setting_is_refused(editor, facts, tmp_path):
