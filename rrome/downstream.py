@@ -22,12 +22,14 @@ from .scores import target_nll
 class Task(Protocol):
     """Anything that scores a model: `name`, a `key` that changes with its content, and the `floor` that guessing gets."""
 
-    name: str
-    floor: float
+    @property
+    def name(self) -> str: ...
 
     @property
-    def key(self) -> str:
-        """A content hash."""
+    def floor(self) -> float: ...
+
+    @property
+    def key(self) -> str: ...
 
     def scores(self, model: Model) -> dict[str, float]:
         """Named scores of the model as it is now, in [0, 1]; the task's own name is among them."""

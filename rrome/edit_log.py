@@ -61,7 +61,7 @@ class EditLog:
 
     def __init__(self, folder: str | Path, model: Model | None = None, settings: Mapping[str, Any] | None = None):
         self.folder = Path(folder)
-        self._journal = None
+        self._journal: Journal | None = None
         if model is None:
             self.settings, self._rows = read_journal(self.folder / LINES)
         else:
@@ -93,7 +93,7 @@ class EditLog:
 
     def append(self, update: RankOneUpdate | StoredUpdate | None, fact: Fact, **measured: Any) -> None:
         """Record one edit. `update` None: the edit failed and changed nothing, `measured` says why."""
-        self._writable()
+        journal = self._writable()
         if isinstance(update, RankOneUpdate):
             update = self.store(update)
         row: dict[str, Any] = {
@@ -105,11 +105,12 @@ class EditLog:
         }
         if update is not None:
             row |= {"rule": update.rule, "file": update.file.name, "sha256": file_sha256(update.file)}
-        self._journal.append(row | measured | {"fact": fact.to_record()})
+        journal.append(row | measured | {"fact": fact.to_record()})
 
-    def _writable(self) -> None:
+    def _writable(self) -> Journal:
         if self._journal is None:
             raise RromeError(f"the log {self.folder} is open for reading: pass the model to write to it")
+        return self._journal
 
     def update(self, edit: int) -> StoredUpdate | None:
         """The update of edit 1, 2, ...; None for one that failed. RromeError when its file is missing or was changed."""

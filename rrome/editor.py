@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from .covariance import SecondMoment
+from .edits import Update
 from .errors import RromeError
 from .facts import Fact
 from .keys import Keys, fact_keys
 from .models import Model
 from .prompts import check_templates, sample_prefixes
-from .rules import KeyChoice, Preflight, RankOneUpdate, preflight, rank_one_update, rule_named
+from .rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
 from .values import Search, Value, find_values
 
 
@@ -68,48 +69,49 @@ class Editor:
         return find_values(self.model, facts, self.prefixes, self.search, self.leading)
 
     def update(
-        self, fact: Fact, rule: str | KeyChoice, *, keys: Keys | None = None, value: Value | None = None
+        self, fact: Fact, rule: str | Rule, *, keys: Keys | None = None, value: Value | None = None
     ) -> RankOneUpdate:
         """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
-        rule, _ = rule_named(rule)  # an unknown rule fails before the search
+        _, rule = rule_named(rule)  # an unknown rule fails before the search
         self._guard(fact, rule, keys)
         value = value or self.value(fact)
         keys = keys or value.keys
         return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
 
-    def _guard(self, fact: Fact, rule: str, keys: Keys | None) -> None:
+    def _guard(self, fact: Fact, rule: Rule, keys: Keys | None) -> None:
         """Refuse or warn of an edit that its keys foretell to be disabling."""
         if self.max_amplification is None:
             return
-        amplification = preflight(keys or self.keys(fact), self.second_moment).amplification[rule]
+        keys = keys or self.keys(fact)
+        amplification = preflight(keys, self.second_moment, rules=[rule]).amplification[rule.name]
         if amplification > self.max_amplification:
             message = (
-                f"{fact.rewrite!r} under {rule!r} is likely to disable the model: its residual would be amplified "
+                f"{fact.rewrite!r} under {rule.name!r} is likely to disable the model: its residual would be amplified "
                 f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
             )
             if self.on_excess == "refuse":
                 raise RromeError(message)
             warnings.warn(message, stacklevel=3)
 
-    def updates(self, fact: Fact, rules: Sequence[str]) -> dict[str, RankOneUpdate]:
-        """One update per rule from the same keys and the same value."""
-        rules = [rule_named(rule)[0] for rule in rules]
+    def updates(self, fact: Fact, rules: Sequence[str | Rule]) -> dict[str, RankOneUpdate]:
+        """One update per rule, by name, from the same keys and the same value."""
+        chosen = dict(map(rule_named, rules))
         keys = None if self.max_amplification is None else self.keys(fact)
-        for rule in rules:
+        for rule in chosen.values():
             self._guard(fact, rule, keys)
         value = self.value(fact)
-        return {rule: self.update(fact, rule, keys=keys, value=value) for rule in rules}
+        return {name: self.update(fact, rule, keys=keys, value=value) for name, rule in chosen.items()}
 
-    def apply(self, update: RankOneUpdate) -> None:
+    def apply(self, update: Update) -> None:
         """W <- W + Delta, until it is reverted."""
         self.model.edits.put(update)
 
-    def revert(self, update: RankOneUpdate | None = None) -> None:
+    def revert(self, update: Update | None = None) -> None:
         """Take an applied update out again (the last one by default), bit for bit."""
         self.model.edits.take_out(update)
 
     @property
-    def applied_updates(self) -> tuple[RankOneUpdate, ...]:
+    def applied_updates(self) -> tuple[Update, ...]:
         """The updates now in W, in the order in which they were applied."""
         return self.model.edits.updates
 

@@ -19,10 +19,17 @@ ROWS = 1024  # of W that are compared at a time
 class Update(Protocol):
     """A change of W as factors, `left` (d_v,) and `right` (d_k,); rules.RankOneUpdate is one."""
 
-    left: torch.Tensor
-    right: torch.Tensor
-    rule: str
-    subject: str
+    @property
+    def left(self) -> torch.Tensor: ...
+
+    @property
+    def right(self) -> torch.Tensor: ...
+
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
 
     def add_to(self, site: EditSite) -> None:
         """W <- W + left right^T."""
@@ -85,7 +92,7 @@ class Edits:
         for update in updates:
             self._check(update)
         there = len(self._updates)
-        if len(updates) < there or self._updates != list(updates[:there]):
+        if self._original is not None and self._updates != list(updates[:there]):
             self._site.weight.copy_(self._original)
             self._updates, there = [], 0
         for update in updates[there:]:

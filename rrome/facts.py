@@ -63,6 +63,13 @@ class Fact:
         )
 
     @property
+    def answer(self) -> str:
+        """The true answer; RromeError for a fact without one."""
+        if self.target_true is None:
+            raise RromeError(f"{self.rewrite!r} has no target_true to compare with: give one")
+        return self.target_true
+
+    @property
     def rewrite(self) -> str:
         """The prompt with the subject in its place; other braces are ordinary text."""
         return self.prompt.replace(HOLE, self.subject, 1)
@@ -84,17 +91,17 @@ class Fact:
         where = f"{where} (case_id {record.get('case_id')})" if isinstance(record, Mapping) else where
         try:
             rewrite = record["requested_rewrite"]
-            fields = {name: rewrite[name] for name in ("prompt", "subject")}
+            fields: dict[str, Any] = {name: rewrite[name] for name in ("prompt", "subject")}
             fields |= {name: rewrite[name]["str"] for name in ("target_new", "target_true")}
         except (KeyError, TypeError) as error:
             raise RromeError(f"{where}: the field {error} of requested_rewrite is missing or malformed") from error
-        prompts = {
+        fields |= {
             "paraphrases": _texts(record, "paraphrase_prompts", where),
             "neighbourhood": _texts(record, "neighborhood_prompts", where),
             "generation": _texts(record, "generation_prompts", where),
         }
         try:
-            return cls(**fields, **prompts, case_id=record.get("case_id"), relation=rewrite.get("relation_id"))
+            return cls(**fields, case_id=record.get("case_id"), relation=rewrite.get("relation_id"))
         except RromeError as error:
             raise RromeError(f"{where}: {error}") from error
 

@@ -13,6 +13,7 @@ normalise after the MLP run block l* as well. The vocabulary is read at the plac
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -143,7 +144,9 @@ def _rows(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None
 ) -> tuple[list[Row], list[int], Places]:
     """The rows of all facts, whose they are, and the places."""
-    rows, owner, targets, stays = [], [], [], []
+    rows: list[Row] = []
+    owner: list[int] = []
+    targets, stays = [], []
     for number, fact in enumerate(facts):
         start = len(rows)
         for template in templates:
@@ -159,9 +162,9 @@ def _rows(
         stays.append((start if shared else len(rows), 0, number))
         rows += [] if shared else [subject_is]
         owner += [number] * (len(rows) - start)
-    *where, label, weight = zip(*targets, strict=True)
+    *where, labels, weights = zip(*targets, strict=True)
     where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
-    return rows, owner, Places(*(torch.tensor(column, device=model.device) for column in (*where, label, weight)))
+    return rows, owner, Places(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights)))
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:
@@ -205,11 +208,12 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
         with blocks_from(model, model.layer + 1, seen.leaving[:, :before], seen.as_tuple):
             input_of(model, last, **read, past_key_values=upper)
     real = read["attention_mask"][:, None, :, None].bool()
-    layers = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
-    return [
-        tuple(torch.where(real.to(states.device), states[:, :, :before], 0) for states in (layer.keys, layer.values))
-        for layer in layers
-    ]
+    layers: list[Any] = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
+
+    def kept(states: torch.Tensor) -> torch.Tensor:
+        return torch.where(real.to(states.device), states[:, :, :before], 0)
+
+    return [(kept(layer.keys), kept(layer.values)) for layer in layers]
 
 
 def _holding(states: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:

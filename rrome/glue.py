@@ -54,9 +54,10 @@ class GlueTask:
             fitting = (
                 prompt for prompt in candidates if len(model.tokenizer(prompt, verbose=False)["input_ids"]) <= room
             )
-            prompts.append(next(fitting, None))
-            if prompts[-1] is None:
+            prompt = next(fitting, None)
+            if prompt is None:
                 raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
+            prompts.append(prompt)
         return prompts
 
     def scores(self, model: Model) -> dict[str, float]:

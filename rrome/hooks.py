@@ -26,9 +26,9 @@ def _removed(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 @torch.no_grad()
-def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
+def input_of(model: Model, module: nn.Module, **inputs: Any) -> torch.Tensor:
     """What `module` is given in a forward pass of `input_ids` (B, T), which ends there: nothing above it is run."""
-    captured = []
+    captured: list[torch.Tensor] = []
 
     def stop(_module, args):
         captured.append(args[0].reshape(*inputs["input_ids"].shape, -1))  # OPT's MLP reads (B * T, d)
@@ -41,7 +41,7 @@ def input_of(model: Model, module: nn.Module, **inputs: torch.Tensor) -> torch.T
 
 def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
     """Inside, W returns change(key, value) instead of its value, (B, T, d_k) and (B, T, d_v) in every family."""
-    shape = []
+    shape: list[int] = []
 
     def read_shape(_block, args):
         shape[:] = args[0].shape[:2]
@@ -86,7 +86,7 @@ def last_mlp_at(model: Model, places: torch.Tensor):
     mlp = model.lm.get_submodule(find_site(model.lm, model.depth - 1).path.rpartition(".")[0])
     if mlp is block:  # OPT keeps its two layers in the block itself
         return contextlib.nullcontext()
-    shape = []
+    shape: list[int] = []
 
     def gather(_mlp, states):  # (B, T, d) each
         shape[:] = states[0].shape[:2]
@@ -141,7 +141,8 @@ class Passage:
 @torch.no_grad()
 def through_block(model: Model, **inputs: Any) -> Passage:
     """Run the model up to the end of block l*: no block above is run."""
-    seen, shape = {}, inputs["input_ids"].shape
+    seen: dict[str, Any] = {}
+    shape = inputs["input_ids"].shape
 
     def pass_by(_module, args, out):
         seen.update(key=args[0].reshape(*shape, -1), value=out.reshape(*shape, -1))  # OPT's are (B * T, .)

@@ -55,7 +55,7 @@ def layer_damage(
 ) -> pd.DataFrame:  # fmt: skip
     """Per layer: how many times larger held-out perplexity is after one edit, a column per named rule."""
     before = perplexity(model, held_out, n_tokens)
-    rows = {}
+    rows: dict[int, dict[str, float]] = {}
     for layer in layers:
         here = model.at_layer(layer)
         editor = Editor(here, second_moment(here, texts, c0_tokens), seed=seed)

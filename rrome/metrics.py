@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def words_of(text: str) -> list[str]:
@@ -11,7 +11,7 @@ def words_of(text: str) -> list[str]:
     return text.lower().replace(".", " ").split()
 
 
-def entropy(counts: Sequence[int]) -> float:
+def entropy(counts: Collection[int]) -> float:
     """Shannon entropy in bits of a distribution given by counts; 0 for none."""
     total = sum(counts)
     return sum(-count / total * math.log2(count / total) for count in counts if count) if total else 0.0

@@ -60,7 +60,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where W lives; tokens are sent there."""
-        return self.site.module.weight.device
+        return self.site.weight.device
 
     def at_layer(self, layer: int) -> "Model":
         """The same live model (shared weights) edited at another layer."""
@@ -148,7 +148,7 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     )
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        tokens = model.lm.generate(
+        tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             max_new_tokens=n_tokens,

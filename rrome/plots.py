@@ -3,7 +3,7 @@
 import contextlib
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -41,7 +41,7 @@ def save_figure(
     """Write NAME.png, .pdf, .csv and .json (provenance with the alternative text), each whole or not at all."""
     folder = Path(folder)
     record = {"figure": name, "alt": alt, "rows": len(table), **provenance}
-    writers = {
+    writers: dict[str, Callable[[Any], Any]] = {
         ".png": partial(figure.savefig, format="png", metadata={"Description": alt}),
         ".pdf": partial(figure.savefig, format="pdf", metadata={"CreationDate": None, "Title": alt}),
         ".csv": partial(table.to_csv, index=False, lineterminator="\n"),

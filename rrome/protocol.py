@@ -46,8 +46,8 @@ def standard_facts(
 
 def standard_measures(editor: Editor, *, n_generated: int, spoken: Sequence[str]) -> Measures:
     """Texts of the spoken rules, perplexity on a piece of held-out text, and prefixes that the edit has not seen."""
-    unseen = sample_prefixes(editor.model, editor.seed + 1)
-    unseen = [template for template in unseen if template != BARE and template not in editor.prefixes]
+    sampled = sample_prefixes(editor.model, editor.seed + 1)
+    unseen = [template for template in sampled if template != BARE and template not in editor.prefixes]
     probe = factbook_prose("held-out")[0][:PROBE_CHARACTERS]
     return Measures(spoken=spoken, n_generated=n_generated, test_prefixes=unseen[:N_TEST_PREFIXES], probe=probe)
 

@@ -8,6 +8,7 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,9 +27,25 @@ from .values import Value
 Which = Literal["average", "original"]
 
 
+class Rule:
+    """Which keys stand in the three places. A rule of your own is a frozen dataclass that inherits from it and has `places`.
+
+    Its name, under which studies record it, is its repr, settings included.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in tables and records."""
+        return repr(self)
+
+    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(k_u, k_d, k_r), each (d_k,), from the keys of a fact."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `places`")
+
+
 @dataclass(frozen=True)
-class KeyChoice:
-    """One of the eight rules: the key that stands in each of the three places."""
+class KeyChoice(Rule):
+    """One of the eight rules: the averaged or the original key in each of the three places."""
 
     direction: Which
     denominator: Which
@@ -38,6 +55,11 @@ class KeyChoice:
         for place, which in vars(self).items():
             if which not in get_args(Which):
                 raise RromeError(f"the {place} of a rule is 'average' or 'original', not {which!r}")
+
+    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(k_u, k_d, k_r), each (d_k,)."""
+        pick = {"average": keys.average, "original": keys.original}
+        return pick[self.direction], pick[self.denominator], pick[self.residual]
 
     @property
     def exact_at(self) -> Which | None:
@@ -49,24 +71,29 @@ class KeyChoice:
         """First letters in the order direction, denominator, residual: "aoo" is the rule shipped in 2022."""
         return self.direction[0] + self.denominator[0] + self.residual[0]
 
-
-def _all_rules() -> dict[str, KeyChoice]:
-    named = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}
-    choices = [KeyChoice(*places) for places in itertools.product(get_args(Which), repeat=3)]
-    rules = {named.get(choice.initials, choice.initials): choice for choice in choices}
-    return {name: rules[name] for name in [*named.values(), *(name for name in rules if name not in named.values())]}
+    @property
+    def name(self) -> str:
+        """The paper's name where it has one, else the initials."""
+        return PAPER.get(self.initials, self.initials)
 
 
-RULES: dict[str, KeyChoice] = _all_rules()
-NAMED_RULES = ("rome", "r-rome", "p-rome")  # those of the paper
+PAPER = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}  # the paper's names, by initials
+NAMED_RULES = tuple(PAPER.values())
+CHOICES = {
+    choice.initials: choice for choice in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))
+}
+RULES = {
+    CHOICES[each].name: CHOICES[each] for each in dict.fromkeys([*PAPER, *CHOICES])
+}  # all eight, the paper's first
 
 
-def rule_named(rule: "str | KeyChoice") -> tuple[str, KeyChoice]:
-    """The (name, choice) of a rule given by either; RromeError lists the rules for an unknown one."""
-    for name, choice in RULES.items():
-        if rule in (name, choice):
-            return name, choice
-    raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+def rule_named(rule: str | Rule) -> tuple[str, Rule]:
+    """The (name, rule) of one given by name or as a value; RromeError lists the names for an unknown one."""
+    if isinstance(rule, Rule):
+        return rule.name, rule
+    if rule not in RULES:
+        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}, or pass a rules.Rule of your own")
+    return rule, RULES[rule]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +146,9 @@ class RankOneUpdate:
         try:
             with safe_open(path, "pt") as file:
                 notes = file.metadata()
-                numbers = {name: float(notes[name]) for name in ("denominator", "cosine")}
-                texts = {name: notes[name] for name in ("rule", "subject")}
-                return cls(left=file.get_tensor("left"), right=file.get_tensor("right"), **texts, **numbers)
+                left, right = (file.get_tensor(name) for name in ("left", "right"))
+                denominator, cosine = (float(notes[name]) for name in ("denominator", "cosine"))
+                return cls(left, right, notes["rule"], notes["subject"], denominator, cosine)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise RromeError(f"{path} is not a saved update: {error}") from error
 
@@ -142,33 +169,35 @@ class Preflight:
     amplification: dict[str, float]
 
 
-def preflight(keys: Keys, second_moment: SecondMoment, subject: str = "") -> Preflight:
-    """Denominators and amplifications of all rules for one fact's keys."""
-    places = {"average": keys.average.cpu().double(), "original": keys.original.cpu().double()}
-    direction = {name: second_moment.solve(key) for name, key in places.items()}
+def preflight(
+    keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
+) -> Preflight:
+    """Denominators and amplifications of the rules for one fact's keys."""
+    places = [[key.cpu().double() for key in rule.places(keys)] for rule in rules]
+    directions = second_moment.solve(torch.stack([k_u for k_u, _, _ in places]))  # (rules, d_k)
     denominator, amplification = {}, {}
-    for name, choice in RULES.items():
-        u = direction[choice.direction]
-        denominator[name] = (u @ places[choice.denominator]).item()
-        amplification[name] = u.norm().item() / max(abs(denominator[name]), 1e-300)
-    norms = {f"norm_{name}": key.norm().item() for name, key in places.items()}
-    return Preflight(subject, keys.cosine, **norms, denominator=denominator, amplification=amplification)
+    for rule, u, (_, k_d, _) in zip(rules, directions, places, strict=True):
+        denominator[rule.name] = (u @ k_d).item()
+        amplification[rule.name] = u.norm().item() / max(abs(denominator[rule.name]), 1e-300)
+    norms = [key.double().norm().item() for key in (keys.average.cpu(), keys.original.cpu())]
+    return Preflight(subject, keys.cosine, norms[0], norms[1], denominator, amplification)
 
 
 def rank_one_update(
-    site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | KeyChoice, subject: str = ""
+    site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
 ) -> RankOneUpdate:
     """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
 
     Raises RromeError when the denominator is zero or not finite.
     """
     name, choice = rule_named(rule)
-    u = second_moment.solve(getattr(keys, choice.direction))  # (d_k,), float64
-    denominator = u @ getattr(keys, choice.denominator).cpu().double()
+    k_u, k_d, k_r = choice.places(keys)
+    u = second_moment.solve(k_u)  # (d_k,), float64
+    denominator = u @ k_d.cpu().double()
     if not denominator.isfinite() or denominator == 0:
         raise RromeError(
             f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined"
         )
-    residual = value.target - site.value(getattr(keys, choice.residual))  # (d_v,)
+    residual = value.target - site.value(k_r)  # (d_v,)
     right = (u / denominator).float().to(residual.device)  # (d_k,)
     return RankOneUpdate(residual, right, name, subject, denominator.item(), keys.cosine)

@@ -26,8 +26,8 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     """
     file = notebook.parent / "profiles" / f"{profile}.yaml"
     if not file.exists():
-        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {known}")
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
     sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     known = defaults(notebook)
     chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}

@@ -38,9 +38,9 @@ def target_nll(
     in_order = sorted(rows.items(), key=lambda item: (-len(item[0][0]), item[0]))  # equal prompts side by side
     for batch in batches(in_order, lambda item: len(item[0][0])):
         served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
-        ids = [list(read) for (read, _), _ in batch]
+        read = [list(ids) for (ids, _), _ in batch]
         nll[[n for _, n in served]] = _batch_nll(
-            model, ids, [(row, *pairs[n]) for row, n in served], [updates[members[0]] for _, members in batch]
+            model, read, [(row, *pairs[n]) for row, n in served], [updates[members[0]] for _, members in batch]
         )
     return nll
 
@@ -96,13 +96,11 @@ def fact_probabilities(
     Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | ...: pairs}}. Raises RromeError for a fact without a true
     answer.
     """
-    if fact.target_true is None:
-        raise RromeError(f"{fact.rewrite!r} has no target_true to compare with: give one")
-    kinds = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases, "neighbourhood": fact.neighbourhood}
-    kinds |= more or {}
+    kinds: dict[str, Sequence[str]] = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases}
+    kinds |= {"neighbourhood": fact.neighbourhood, **(more or {})}
     places = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
     prompts = [prompt for _, _, prompt in places]
-    targets = [fact.target_new] * len(places) + [fact.target_true] * len(places)
+    targets = [fact.target_new] * len(places) + [fact.answer] * len(places)
     probabilities = torch.exp(-target_nll(model, prompts * 2, targets, [updates[name] for name, _, _ in places] * 2))
     pairs: dict = {name: {kind: [] for kind in kinds} for name in updates}
     for (name, kind, _), new, true in zip(places, *probabilities.view(2, -1).tolist(), strict=True):

@@ -54,14 +54,6 @@ def collapse_curves(
     return figure
 
 
-def _stairs(panel: Axes, curve: pd.DataFrame, name: str, **look) -> None:
-    """A value that holds from one edit to the next; zeros have no place on a logarithmic axis."""
-    values = (
-        curve[name].where(curve[name] > 0) if panel.get_subplotspec().rowspan.start == len(ROWS) - 1 else curve[name]
-    )
-    panel.step(curve["edits"], values, where="post", **look)
-
-
 def _tasks(panel: Axes, curve: pd.DataFrame, floors: Mapping[str, float]) -> None:
     """One line per task through its checkpoints, and its floor dotted in the same colour."""
     for (name, floor), colour, marker in zip(floors.items(), TASK_COLOURS, TASK_MARKERS, strict=False):

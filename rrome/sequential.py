@@ -158,7 +158,7 @@ def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, 
 def retained(model: Model, facts: Sequence[Fact]) -> float:
     """The share of facts whose rewrite prompt still prefers the new target to the true one; NaN for no facts."""
     prompts = [fact.rewrite for fact in facts for _ in range(2)]
-    targets = [target for fact in facts for target in (fact.target_new, fact.target_true)]
+    targets = [target for fact in facts for target in (fact.target_new, fact.answer)]
     if not prompts:
         return math.nan
     nll = target_nll(model, prompts, targets).view(-1, 2)

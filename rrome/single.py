@@ -35,7 +35,7 @@ def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None =
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     for fact, keys in zip(facts, every, strict=True):
         ahead = preflight(keys, editor.second_moment, fact.subject)
-        row = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
+        row: dict[str, Any] = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
         row["position"] = read_row(editor.model, fact).subject
         row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
         row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
@@ -203,7 +203,8 @@ def strata(
     model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
 ) -> tuple[list[Fact], list[Fact]]:
     """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
-    ordinary, first = [], []
+    ordinary: list[Fact] = []
+    first: list[Fact] = []
     for fact in facts:
         (first if read_row(model, fact).subject == 0 else ordinary).append(fact)
     for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):

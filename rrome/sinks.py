@@ -42,7 +42,7 @@ def vocabulary_sample(model: Model, n: int, seed: int = 0) -> list[str]:
     """A seeded sample of ordinary vocabulary entries as text, with all special tokens in front."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(model.tokenizer), generator=generator).tolist()
-    texts = [model.tokenizer.decode([token]) for token in order[: 2 * n]]
+    texts = [str(model.tokenizer.decode([token])) for token in order[: 2 * n]]
     printable = [text for text in dict.fromkeys(texts) if text.strip().isprintable() and text.strip()]
     special = [token for token in model.tokenizer.all_special_tokens if token]
     return list(dict.fromkeys([*special, *printable[:n]]))
@@ -80,7 +80,7 @@ def _led_edit(editor: Editor, fact: Fact) -> list[dict]:
     holds = {}
     for name, prompt in (("holds_without", fact.rewrite), ("holds_with", (editor.leading or "") + fact.rewrite)):
         n = len(updates)
-        targets = [fact.target_new] * n + [fact.target_true] * n
+        targets = [fact.target_new] * n + [fact.answer] * n
         new, true = target_nll(editor.model, [prompt] * 2 * n, targets, [*updates.values()] * 2).view(2, n)
         holds[name] = dict(zip(updates, (new < true).tolist(), strict=True))
     about = {"subject": fact.subject, "norm_original": keys.original.norm().item(), "cosine": keys.cosine}

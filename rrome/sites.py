@@ -27,7 +27,7 @@ class EditSite:
     layer: int
     path: str
     block: nn.Module
-    module: nn.Module
+    module: nn.Linear | Conv1D
 
     @property
     def transposed(self) -> bool:

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -50,8 +51,8 @@ def _wait(device: torch.device) -> None:
 
 def search_floor(model: Model, batch: Frozen, evaluations: int) -> tuple[float, float]:
     """FLOPs that a search of so many evaluations cannot avoid, and the seconds that they take as products alone."""
-    blocks, tokens, places = blocks_of(model.lm), batch.mask.sum().item(), batch.places
-    live = batch.mask[:, -batch.ids.shape[1] :].sum().item()  # from the subject's last token on
+    blocks, tokens, places = blocks_of(model.lm), int(batch.mask.sum()), batch.places
+    live = int(batch.mask[:, -batch.ids.shape[1] :].sum())  # from the subject's last token on
     read = len(set(zip(places.row.tolist(), places.column.tolist(), strict=True)))
     last_mlp = find_site(model.lm, model.depth - 1).path.rpartition(".")[0]
     mlp = _weights(model.lm.get_submodule(last_mlp))
@@ -102,7 +103,7 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
     c_0, expected, matrix_seconds = editor.second_moment.matrix, {}, {}
     for name, choice in RULES.items():
         matrix_seconds[name], expected[name] = timed(
-            lambda choice=choice: naive.delta_matrix(*given, c_0, choice, editor.leading or "", target), device
+            partial(naive.delta_matrix, *given, c_0, choice, editor.leading or "", target), device
         )
     batch = freeze(model, [fact], editor.prefixes, editor.leading)[0]
     floors = [search_floor(model, batch, len(losses))[1]]
@@ -178,7 +179,7 @@ def scaling(
     rows = []
     for varied, size, where, some, prompts, leading in cases:
         batch = freeze(where, some, prompts, leading)[0]
-        seconds, _ = timed(lambda given=(where, some, prompts, search, leading): find_values(*given), device)
+        seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
         floor = search_floor(where, batch, evaluations)[1]
         rows.append((varied, size, seconds / len(some), floor / len(some)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
@@ -16,11 +17,11 @@ from .errors import RromeError
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
 COLUMNS = (*SHARES, "GE", "S")
 RESAMPLES = 2000
+Found = tuple[float, float, float]  # a number with the ends of its interval
+NOTHING: Found = (np.nan, np.nan, np.nan)
 
 
-def interval(
-    samples: Sequence[np.ndarray], statistic: Callable, seed: int = 0, *, paired: bool = True
-) -> tuple[float, float, float]:
+def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *, paired: bool = True) -> Found:
     """(value, low, high) of a statistic of one or several samples; the ends are NaN where one has fewer than two facts.
 
     `statistic` takes the samples and `axis`. Aligned samples are resampled together, with `paired` False each by itself.
@@ -56,14 +57,18 @@ def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _measure(here: pd.DataFrame, name: str) -> tuple[float, float, float]:
+def _measure(here: pd.DataFrame, name: str) -> Found:
     if name == "S":
-        return tuple(100 * number for number in interval([here["ES"], here["PS"], here["NS"]], harmonic_score))
-    values = here[name].dropna() if name in here else []
+        return _times(100, interval([here["ES"], here["PS"], here["NS"]], harmonic_score))
+    values = here[name].dropna() if name in here else ()
     if not len(values):
-        return (np.nan,) * 3
-    scale = 100 if name in SHARES else 1
-    return tuple(scale * number for number in interval([values], np.mean))
+        return NOTHING
+    return _times(100 if name in SHARES else 1, interval([values], np.mean))
+
+
+def _times(scale: float, found: Found) -> Found:
+    value, low, high = found
+    return scale * value, scale * low, scale * high
 
 
 def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
@@ -79,8 +84,7 @@ def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Seq
         both = ours.index.intersection(theirs.index)
         samples = [table.loc[both, column] for table in (ours, theirs) for column in columns]
         statistic = _score_difference if name == "S" else _mean_difference
-        scale = 1 if name == "GE" else 100
-        rows.append((name, *(scale * number for number in interval(samples, statistic))))
+        rows.append((name, *_times(1 if name == "GE" else 100, interval(samples, statistic))))
     return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
 
 
@@ -88,18 +92,19 @@ def _mean_difference(ours, theirs, axis=-1):
     return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
 
 
-def _score_difference(*samples, axis=-1):
-    return harmonic_score(*samples[:3], axis=axis) - harmonic_score(*samples[3:], axis=axis)
+def _score_difference(es, ps, ns, their_es, their_ps, their_ns, axis=-1):
+    return harmonic_score(es, ps, ns, axis) - harmonic_score(their_es, their_ps, their_ns, axis)
 
 
-def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> tuple[float, float, float]:
+def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> Found:
     """Area under the ROC curve of a number foretelling an outcome, with its interval over resampled facts.
 
     Raises RromeError when the outcome never, or always, happened. Resamples without both outcomes are left out.
     """
-    foretold, happened = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
-    if happened.all() or not happened.any():
-        raise RromeError("no ROC curve: the outcome " + ("always" if happened.all() else "never") + " happened")
-    draw = np.random.default_rng(seed).integers(len(happened), size=(RESAMPLES, len(happened)))
-    areas = [roc_auc_score(happened[rows], foretold[rows]) for rows in draw if 0 < happened[rows].sum() < len(rows)]
-    return float(roc_auc_score(happened, foretold)), *map(float, np.quantile(areas, [0.025, 0.975]))
+    score, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
+    if came.all() or not came.any():
+        raise RromeError("no ROC curve: the outcome " + ("always" if came.all() else "never") + " happened")
+    draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
+    areas = [roc_auc_score(came[rows], score[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(roc_auc_score(came, score)), float(low), float(high)

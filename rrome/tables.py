@@ -28,7 +28,8 @@ def as_text(table: pd.DataFrame, published: Mapping[str, Any] | None = None, mar
         rows[NAMES.get(row["rule"], row["rule"])] = {
             name: mark.format(cell) if best.get(name) == row["rule"] else cell for name, cell in cells.items()
         }
-    for rule, numbers in (published or {}).get("table", {}).items():
+    published = published or {}
+    for rule, numbers in published.get("table", {}).items():
         rows[f"{NAMES[rule]}, {published['model']} (published)"] = {name: f"{numbers[name]:.2f}" for name in COLUMNS}
     return pd.DataFrame(rows).T.rename_axis("rule")
 

@@ -11,19 +11,21 @@ that layer's state is copied from row 0.
 """
 
 import contextlib
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from .errors import RromeError
 from .facts import Fact
 from .hooks import block_changed, embeddings_changed, output_changed, vocabulary_at
 from .models import Model
 from .progress import bar
-from .prompts import read_row, subject_tokens
+from .prompts import check_prompts, read_row, subject_tokens
 from .summaries import interval
 
 Kind = Literal["hidden", "mlp"]
@@ -46,15 +48,14 @@ def trace_layers(
     `noise` is in standard deviations of the subjects' embeddings. `total` is the average total effect. Raises RromeError
     for a fact without a true answer, an unknown kind, or no facts.
     """
-    for fact in facts:
-        if fact.target_true is None:
-            raise RromeError(f"{fact.rewrite!r} has no target_true to trace: give one")
     if not facts or not kinds or not set(kinds) <= set(get_args(Kind)):
         raise RromeError(f"tracing needs facts, and kinds among {', '.join(get_args(Kind))}: got {list(kinds)}")
+    check_prompts(model, facts)
     generator = torch.Generator().manual_seed(seed)
     scale = noise * embedding_deviation(model, facts)
-    width = model.lm.get_input_embeddings().embedding_dim
-    effects, totals = {kind: [] for kind in kinds}, []
+    width = cast(nn.Embedding, model.lm.get_input_embeddings()).embedding_dim
+    effects: dict[str, list] = {kind: [] for kind in kinds}
+    totals = []
     for fact in bar(facts, desc="tracing", unit="fact", show=progress):
         shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
         for kind in kinds:
@@ -74,7 +75,7 @@ def trace(
     model: Model, fact: Fact, shift: torch.Tensor, kind: Kind = "hidden", window: int = 1
 ) -> tuple[float, float, list[float]]:
     """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
-    row, samples = read_row(model, fact, target=fact.target_true), len(shift)
+    row, samples = read_row(model, fact, target=fact.answer), len(shift)
     n_rows = 1 + samples * (1 + model.depth)
     ids = torch.tensor([row.ids[:-1]] * n_rows, device=model.device)  # (B, T)
     mended = torch.arange(1 + samples, n_rows, device=model.device).view(model.depth, samples)
@@ -88,7 +89,7 @@ def trace(
             hooks.enter_context(
                 block_changed(site.block, change)
                 if kind == "hidden"
-                else output_changed(site, lambda _key, value, change=change: change(value))
+                else output_changed(site, partial(_of_value, change))
             )
         hooks.enter_context(vocabulary_at(model, torch.tensor(where, device=model.device).T))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
@@ -116,10 +117,14 @@ def _noised(tokens: range, shift: torch.Tensor):
     return change
 
 
-def _copied_from_clean(rows: torch.Tensor, position: int):
+def _of_value(change: Callable[[torch.Tensor], torch.Tensor], _key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return change(value)
+
+
+def _copied_from_clean(rows: torch.Tensor, position: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """A change that gives `rows` the state that row 0 has at `position`."""
 
-    def change(state):  # (B, T, d)
+    def change(state: torch.Tensor) -> torch.Tensor:  # (B, T, d)
         state = state.clone()
         state[rows.to(state.device), position] = state[0, position]
         return state

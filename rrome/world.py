@@ -217,7 +217,8 @@ def _well_known_cities(countries: Iterable[str], skip: Iterable[str]) -> list[di
     by_name = defaultdict(list)
     for key in sorted(cities, key=int):
         by_name[cities[key]["name"].replace("\u2019", "'")].append(cities[key])
-    known, per_country = [], defaultdict(int)
+    known: list[dict] = []
+    per_country: dict[str, int] = defaultdict(int)
     for name, places in by_name.items():
         largest = max(places, key=lambda place: place["population"])
         rivals = [

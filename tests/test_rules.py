@@ -1,9 +1,11 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, naive, second_moment
-from rrome.rules import rule_named
+from rrome.rules import Rule, rule_named
 from rrome.text import factbook_prose
 
 
@@ -97,6 +99,37 @@ def test_a_rule_can_be_given_as_a_value():
     assert rule_named(KeyChoice("average", "average", "average"))[0] == "r-rome"
     with pytest.raises(RromeError, match="residual of a rule is 'average' or 'original'"):
         KeyChoice("average", "average", "mean")
+
+
+@dataclass(frozen=True)
+class Between(Rule):
+    """A rule of a reader's own: one key everywhere, between the original (0) and the averaged (1)."""
+
+    share: float
+
+    def places(self, keys):
+        return (torch.lerp(keys.original, keys.average, self.share),) * 3
+
+
+def test_a_rule_of_ones_own_goes_wherever_a_name_does(editor):
+    fact = FACTS[0]
+    made = editor.updates(fact, [Between(0.0), "p-rome", Between(1.0), "r-rome", Between(0.5)])
+    assert list(made) == ["Between(share=0.0)", "p-rome", "Between(share=1.0)", "r-rome", "Between(share=0.5)"]
+    matrix = {name: update.matrix() for name, update in made.items()}
+    assert torch.allclose(matrix["Between(share=0.0)"], matrix["p-rome"], rtol=1e-4, atol=1e-8)
+    assert torch.allclose(matrix["Between(share=1.0)"], matrix["r-rome"], rtol=1e-4, atol=1e-8)
+    value, update = editor.value(fact), made["Between(share=0.5)"]
+    key = (value.keys.average + value.keys.original) / 2
+    with editor.applied(update):
+        assert torch.allclose(editor.model.site.value(key), value.target, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rule_without_places_and_one_that_foretells_ruin_are_refused(editor):
+    with pytest.raises(NotImplementedError, match="Rule has no method `places`"):
+        editor.update(FACTS[0], Rule())
+    careful = Editor(editor.model, editor.second_moment, editor.prefixes, max_amplification=1e-9)
+    with pytest.raises(RromeError, match=r"under 'Between\(share=0.5\)' is likely to disable"):
+        careful.update(FACTS[0], Between(0.5))
 
 
 def test_on_the_default_model_too_delta_equals_the_naive_solver(default_model):
