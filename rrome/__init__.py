@@ -7,12 +7,12 @@ from .fact_sets import load_facts
 from .covariance import SecondMoment, second_moment
 from .keys import Keys
 from .values import Search, Value
-from .rules import RULES, KeyChoice, RankOneUpdate
+from .rules import RULES, KeyChoice, RankOneUpdate, Rule
 from .editor import Editor
 from .edit_log import EditLog
 
 __version__ = "0.1.0"
 __all__ = [
-    "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Search", "SecondMoment",
-    "Value", "generate", "load", "load_facts", "second_moment", "wrap",
+    "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Rule", "Search",
+    "SecondMoment", "Value", "generate", "load", "load_facts", "second_moment", "wrap",
 ]  # fmt: skip

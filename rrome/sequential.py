@@ -24,7 +24,7 @@ from .metrics import fact_metrics, mean
 from .models import Model, generate
 from .progress import bar
 from .prompts import check_prompts, read_row
-from .rules import rule_named
+from .rules import Rule, rule_named
 from .scores import fact_probabilities, row_perplexities, target_nll
 from .single import study_settings
 
@@ -68,7 +68,7 @@ def sequential_edits(
     facts: Sequence[Fact],
     folder: str | Path,
     *,
-    rule: str = "rome",
+    rule: str | Rule = "rome",
     checks: Checks | None = None,
     progress: bool | None = None,
 ) -> SequentialRun:
@@ -81,8 +81,8 @@ def sequential_edits(
     """
     if len(editor.model.edits):
         raise RromeError("the model is edited already: revert its edits before a sequential study")
-    checks, rule, folder = checks or Checks(), rule_named(rule)[0], Path(folder)
-    settings = study_settings(editor) | {"rule": rule} | checks.settings
+    checks, (name, rule), folder = checks or Checks(), rule_named(rule), Path(folder)
+    settings = study_settings(editor) | {"rule": name} | checks.settings
     check_prompts(editor.model, facts)
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:
@@ -93,7 +93,7 @@ def sequential_edits(
         ):
             done = _resume(editor.model, facts, log)
             _checkpoint(editor.model, facts, done, checks, checkpoints)
-            for number in bar(range(done, len(facts)), desc=rule, unit="edit", show=progress):
+            for number in bar(range(done, len(facts)), desc=name, unit="edit", show=progress):
                 _edit(editor, facts[number], keys[number], rule, checks, log)
                 _checkpoint(editor.model, facts, number + 1, checks, checkpoints)
             if checks.retest:
@@ -116,10 +116,10 @@ def _resume(model: Model, facts: Sequence[Fact], log: EditLog) -> int:
     return done
 
 
-def _edit(editor: Editor, fact: Fact, keys: Keys, rule: str, checks: Checks, log: EditLog) -> None:
+def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, log: EditLog) -> None:
     """Make one edit, measure it and write it down."""
     model, before = editor.model, editor.model.edits.size
-    row: dict[str, Any] = {"rule": rule, "delta_before": before, "position": read_row(model, fact).subject}
+    row: dict[str, Any] = {"rule": rule.name, "delta_before": before, "position": read_row(model, fact).subject}
     row |= {"error": None, "cosine": keys.cosine}
     stored: StoredUpdate | None = None
     try:

@@ -19,7 +19,7 @@ from .models import Model, generate
 from .progress import bar
 from .prompts import check_prompts, check_templates, fill, read_row
 from .rowwise import rowwise
-from .rules import NAMED_RULES, RULES, RankOneUpdate, preflight, rule_named
+from .rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from .scores import fact_probabilities, row_perplexities
 from .values import Value
 
@@ -48,14 +48,15 @@ def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None =
 class Measures:
     """What a single-edit study measures beside the probabilities at a fact's own prompts."""
 
-    spoken: Sequence[str] = NAMED_RULES  # rules whose edited models continue the generation prompts (besides unedited)
+    spoken: Sequence[str | Rule] = (
+        NAMED_RULES  # rules whose edited models continue the generation prompts (besides unedited)
+    )
     n_generated: int = 50  # tokens said after each generation prompt; 0: nothing
     test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested behind each of them
     probe: str | None = None  # running text; every edited model's perplexity on it is measured
 
     def __post_init__(self):
-        for name in self.spoken:
-            rule_named(name)
+        object.__setattr__(self, "spoken", [rule_named(rule)[0] for rule in self.spoken])
         for template in self.test_prefixes:
             check_templates([template])
 
@@ -65,7 +66,7 @@ def single_edits(
     facts: Sequence[Fact],
     path: str | Path,
     *,
-    rules: Sequence[str] = tuple(RULES),
+    rules: Sequence[str | Rule] = tuple(RULES),
     measures: Measures | None = None,
     at_once: int | None = None,
     progress: bool | None = None,
@@ -77,11 +78,11 @@ def single_edits(
     all edited models of a fact are measured in one batch.
     Entropy and GE are missing in rows of rules that are not spoken.
     """
-    measures = measures or Measures()
+    measures, chosen = measures or Measures(), dict(map(rule_named, rules))
     check_prompts(editor.model, facts)
     settings = study_settings(editor) | {"facts": digest(*(fact.to_record() for fact in facts))}
-    settings |= {"rules": list(rules)} | asdict(measures)
-    wanted = ["unedited", *rules]
+    settings |= {"rules": list(chosen)} | asdict(measures)
+    wanted = ["unedited", *chosen]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
         missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in range(len(facts))}
@@ -92,7 +93,7 @@ def single_edits(
         ) as shown:
             for batch in (numbers[start : start + at_once] for start in range(0, len(numbers), at_once)):
                 for number, value in zip(batch, editor.values([facts[n] for n in batch]), strict=True):
-                    rows = _one_fact(editor, facts[number], value, rules, measures)
+                    rows = _one_fact(editor, facts[number], value, chosen, measures)
                     for rule in missing[number]:
                         journal.append({"fact": number, "rule": rule, **rows[rule]})
                     shown.update()
@@ -123,10 +124,12 @@ def study_settings(editor: Editor) -> dict[str, Any]:
     }
 
 
-def _one_fact(editor: Editor, fact: Fact, value: Value, rules, measures: Measures) -> dict[str, dict[str, Any]]:
+def _one_fact(
+    editor: Editor, fact: Fact, value: Value, rules: Mapping[str, Rule], measures: Measures
+) -> dict[str, dict[str, Any]]:
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
     keys = value.keys
-    updates = {rule: editor.update(fact, rule, keys=keys, value=value) for rule in rules}
+    updates = {name: editor.update(fact, rule, keys=keys, value=value) for name, rule in rules.items()}
     editions = {"unedited": None, **updates}
     behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
     pairs = fact_probabilities(editor.model, fact, editions, behind)

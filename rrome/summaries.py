@@ -46,7 +46,7 @@ def harmonic_score(es, ps, ns, axis=-1):
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
 
-    Per cent; facts without a measure (GE of rules that were not spoken) are left out of its mean.
+    Per cent; facts without a measure (GE of rules that were not spoken, PS of facts without paraphrases) are left out of it.
     """
     rows = []
     for rule, here in edits.groupby("rule", sort=False):
@@ -58,12 +58,12 @@ def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measure(here: pd.DataFrame, name: str) -> Found:
-    if name == "S":
-        return _times(100, interval([here["ES"], here["PS"], here["NS"]], harmonic_score))
-    values = here[name].dropna() if name in here else ()
-    if not len(values):
+    names = ["ES", "PS", "NS"] if name == "S" else [name]
+    whole = here.reindex(columns=names).dropna()
+    if whole.empty:
         return NOTHING
-    return _times(100 if name in SHARES else 1, interval([values], np.mean))
+    samples = [whole[each] for each in names]
+    return _times(1 if name == "GE" else 100, interval(samples, harmonic_score if name == "S" else np.mean))
 
 
 def _times(scale: float, found: Found) -> Found:

@@ -46,6 +46,15 @@ def test_the_table_is_in_per_cent_with_intervals(edits):
     assert table.loc["rome", "facts"] == 20
 
 
+def test_facts_without_a_kind_of_prompt_are_left_out_of_its_measures_and_of_s(edits):
+    edits.loc[edits["fact"].lt(15), "PS"] = np.nan
+    table = metrics_table(edits).set_index("rule").loc["rome"]
+    there = edits[edits["rule"].eq("rome") & edits["fact"].ge(15)]
+    assert table["PS"] == pytest.approx(100 * there["PS"].mean()) and table["ES_low"] == 100
+    assert table["S"] == pytest.approx(100 * harmonic_score(*there[["ES", "PS", "NS"]].to_numpy().T))
+    assert np.isnan(metrics_table(edits.assign(NS=np.nan)).set_index("rule").loc["rome", "S"])
+
+
 def test_paired_differences_see_what_unpaired_intervals_do_not(edits):
     found = paired_differences(edits, "r-rome", "rome", ["PS", "NS", "S"])
     assert (

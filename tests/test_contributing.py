@@ -1,0 +1,26 @@
+"""The tutorial of CONTRIBUTING.md is run as it stands, on a tiny model."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from facts_for_tests import FACTS
+
+from rrome import protocol
+
+PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_rule_of_the_tutorial_is_short_and_really_is_one(editor, tmp_path, monkeypatch, capsys):
+    (tutorial,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    rule = tutorial[tutorial.index("@dataclass") : tutorial.index("\n\neditor")]
+    assert len(rule.splitlines()) < 15
+    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("A ship is",)}
+    facts = [replace(fact, **prompts) for fact in FACTS if fact.target_true]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "standard_editor", lambda *_, **__: editor)
+    monkeypatch.setattr(protocol, "standard_facts", lambda *_, **__: facts)
+    exec(tutorial, {"__name__": "tutorial"})
+    shown = capsys.readouterr().out
+    assert "Between(share=0.5)" in shown and "r-rome" in shown
+    assert '"rules": ["r-rome", "Between(share=0.5)", "p-rome"]' in (tmp_path / "between.jsonl").read_text()
