@@ -4,6 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 
 def words_of(text: str) -> list[str]:
@@ -64,6 +68,7 @@ def mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers) if numbers else math.nan
 
 
-def score(es: float, ps: float, ns: float) -> float:
-    """S: the harmonic mean of ES, PS and NS; 0 when any of them is 0."""
-    return 3 / (1 / es + 1 / ps + 1 / ns) if min(es, ps, ns) > 0 else 0.0
+def score(es: ArrayLike, ps: ArrayLike, ns: ArrayLike) -> Any:
+    """S: the harmonic mean of ES, PS and NS, of numbers or element by element; 0 where one of them is 0."""
+    with np.errstate(divide="ignore"):
+        return 3 / sum(1 / np.asarray(share, dtype=float) for share in (es, ps, ns))

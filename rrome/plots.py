@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from .cache import atomic
+from .rules import NAMED_RULES
 
 # One colour and one second channel (marker, hatch) per rule, told apart also in print and by the colour-blind.
 COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73", "aao": "#CC79A7"}
@@ -80,7 +81,7 @@ def layer_choice(table: pd.DataFrame) -> Figure:
         scores.errorbar(table.index, table["S"], errors, color="black", marker="D", markersize=4, capsize=2, label="S")
         scores.set(title="r-ROME on ordinary facts", xlabel="layer", ylim=(0, 1.03))
         scores.legend(loc="lower left", ncols=4, fontsize=7)
-        for rule in ("rome", "r-rome", "p-rome"):
+        for rule in NAMED_RULES:
             heights = table[f"perplexity_{rule}"]
             damage.plot(
                 table.index, heights, DASHES[rule], marker=MARKERS[rule], color=COLOURS[rule], label=NAMES[rule]
@@ -90,7 +91,7 @@ def layer_choice(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = ("rome", "r-rome", "p-rome")) -> Figure:
+def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = NAMED_RULES) -> Figure:
     """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
     first = table["position"].eq(0)
     with style():

@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
 from .errors import RromeError
+from .metrics import score
 
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
 COLUMNS = (*SHARES, "GE", "S")
@@ -37,10 +38,8 @@ def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *
 
 
 def harmonic_score(es, ps, ns, axis=-1):
-    """S: the harmonic mean of the mean ES, PS and NS; 0 where one of them is 0."""
-    means = np.stack([np.mean(values, axis=axis) for values in (es, ps, ns)])
-    with np.errstate(divide="ignore"):
-        return 3 / np.sum(1 / means, axis=0)
+    """S of facts: the harmonic mean of their mean ES, PS and NS."""
+    return score(*(np.mean(values, axis=axis) for values in (es, ps, ns)))
 
 
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
@@ -101,10 +100,10 @@ def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> Found:
 
     Raises RromeError when the outcome never, or always, happened. Resamples without both outcomes are left out.
     """
-    score, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
+    size, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
     if came.all() or not came.any():
         raise RromeError("no ROC curve: the outcome " + ("always" if came.all() else "never") + " happened")
     draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
-    areas = [roc_auc_score(came[rows], score[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
+    areas = [roc_auc_score(came[rows], size[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
     low, high = np.quantile(areas, [0.025, 0.975])
-    return float(roc_auc_score(came, score)), float(low), float(high)
+    return float(roc_auc_score(came, size)), float(low), float(high)
