@@ -91,6 +91,26 @@ def layer_choice(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def tracing(effects: pd.DataFrame, chosen: int | None = None) -> Figure:
+    """The average indirect effect by layer with its interval, one line per kind of state; `chosen` marks a layer."""
+    looks = {
+        "hidden": ("#0072B2", "-", "o", "what the block returns"),
+        "mlp": ("#D55E00", "--", "s", "what the MLP adds"),
+    }
+    with style():
+        figure, panel = plt.subplots(figsize=(6.5, 3.3), layout="constrained")
+        for kind, here in effects.groupby("kind", sort=False):
+            colour, dash, marker, label = looks[str(kind)]
+            panel.plot(here["layer"], here["effect"], dash, color=colour, marker=marker, markersize=3.5, label=label)
+            panel.fill_between(here["layer"], here["low"], here["high"], color=colour, alpha=0.15, linewidth=0)
+        panel.axhline(effects["total"].iloc[0], color="0.4", linewidth=0.8, linestyle=":", label="total effect")
+        if chosen is not None:
+            panel.axvline(chosen, color="0.75", linewidth=5, zorder=0, label="layer edited")
+        panel.set(xlabel="layer", ylabel="average indirect effect")
+        panel.legend(fontsize=7)
+    return figure
+
+
 def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = NAMED_RULES) -> Figure:
     """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
     first = table["position"].eq(0)

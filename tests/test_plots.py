@@ -34,7 +34,10 @@ def figures():
     growth = pd.DataFrame(
         {"varied": list("aabb"), "size": [1, 2] * 2, "seconds": [1.0] * 4, "floor_seconds": [0.5] * 4}
     )
+    effects = pd.DataFrame({"kind": ["hidden"] * 3 + ["mlp"] * 3, "layer": [0, 1, 2] * 2, "total": [0.4] * 6})
+    effects[["effect", "low", "high"]] = 0.2
     return [
+        plots.tracing(effects, chosen=1),
         plots.speed(cost, growth),
         plots.disabling_edit(SAID),
         plots.amplification_scatter(ahead),
