@@ -21,6 +21,7 @@ from .errors import RromeError
 from .keys import batches, capture_inputs, pad_right
 from .models import Model
 from .progress import bar
+from .text import FACTBOOK, named_texts
 
 WINDOW = 512  # tokens a text is cut into (fewer where the model reads fewer); each window starts at position 0
 
@@ -88,6 +89,18 @@ def second_moment(
             with atomic(path) as scratch:
                 save_file({"matrix": matrix}, scratch, metadata={"key": key})
     return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
+
+
+def second_moment_from(
+    model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000, *, progress: bool | None = None
+) -> SecondMoment:
+    """C_0 from what a notebook's `c0_text` names: a statistics file of the original code (.npz), else a text (`named_texts`).
+
+    `n_tokens` is for texts; a statistics file brings its own count. Raises RromeError as the three functions do.
+    """
+    if Path(source).suffix == ".npz":
+        return read_second_moment(model, source)
+    return second_moment(model, named_texts(source, n_tokens), n_tokens, progress=progress)
 
 
 def read_second_moment(model: Model, path: str | Path) -> SecondMoment:

@@ -3,13 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .claims import Evidence
-from .covariance import second_moment
+from .covariance import second_moment_from
 from .downstream import Task, agreement_task, recall_task
 from .editor import Editor
 from .errors import RromeError
@@ -21,7 +22,7 @@ from .prompts import BARE, sample_prefixes
 from .rules import NAMED_RULES
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, strata
-from .text import factbook_prose
+from .text import FACTBOOK, factbook_prose
 
 PROBE_CHARACTERS = 600  # of held-out text, for the perplexity after each edit: about 130 tokens
 SEQUENTIAL_PROBE_CHARACTERS = 1200
@@ -29,11 +30,17 @@ N_TEST_PREFIXES = 4
 
 
 def standard_editor(
-    model_name: str, *, device: str | None = None, layer: int | None = None, c0_tokens: int = 100_000, seed: int = 0
+    model_name: str,
+    *,
+    device: str | None = None,
+    layer: int | None = None,
+    c0_text: str = FACTBOOK,
+    c0_tokens: int = 100_000,
+    seed: int = 0,
 ) -> Editor:
-    """A model with its C_0 over the Factbook's prose and sampled prefixes."""
+    """A model with its C_0 from the text or statistics file that `c0_text` names, and sampled prefixes."""
     model = load(model_name, device=device, layer=layer)
-    return Editor(model, second_moment(model, factbook_prose("second-moment"), c0_tokens), seed=seed)
+    return Editor(model, second_moment_from(model, c0_text, c0_tokens), seed=seed)
 
 
 def standard_facts(
@@ -76,8 +83,10 @@ def standard_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 
     return random.Random(order).sample(facts, len(facts))[:n_edits]
 
 
-def standard_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int, glue: str = "hub") -> list[Task]:
+def standard_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
     """Downstream tasks by name: "agreement", "recall", or GLUE's sst2, mrpc, cola, rte, with about `n_items` items each.
+
+    GLUE comes from the hub; FOLDER/sst2 reads FOLDER/sst2.jsonl instead.
 
     Recall asks only for subjects of which no fact is among the first `n_known` of the set, so none is edited.
     """
@@ -87,10 +96,12 @@ def standard_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items:
         "agreement": lambda: agreement_task(max(1, n_items // 4)),
         "recall": lambda: recall_task(unedited, n_items),
     }
-    return [
-        offline[name]() if name in offline else glue_task(name, glue, n_per_class=max(1, n_items // 2))
-        for name in names
-    ]
+    tasks: list[Task] = []
+    for name in names:
+        folder, _, task = name.rpartition("/")
+        glue = partial(glue_task, task, folder or "hub", n_per_class=max(1, n_items // 2))
+        tasks.append(offline.get(name, glue)())
+    return tasks
 
 
 def standard_sequences(

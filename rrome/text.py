@@ -16,6 +16,9 @@ from .data_files import read_yaml
 from .errors import RromeError
 from .world import plain_text, read_factbook
 
+FACTBOOK = "factbook"  # the embedded text
+LETTERS = 4_000_000  # that are read from the hub, and kept, unless more are asked for
+LETTERS_PER_TOKEN = 6  # of English, with some to spare
 PARTS = ("second-moment", "held-out")
 HELD_OUT = 8  # one country in so many is held out
 MIN_LETTERS = 80  # of a paragraph
@@ -45,6 +48,24 @@ def factbook_prose(part: str = "second-moment") -> list[str]:
     return [text for code, text in documents.items() if text and _is_held_out(code) == (part == "held-out")]
 
 
+def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> list[str]:
+    """The documents that a name stands for: "factbook", "wikitext" or "wikipedia" on the hub, or a path as in `read_texts`.
+
+    From the hub come the first ones, with letters enough for `n_tokens` tokens. Raises RromeError for a name that is none of
+    these, and for one of the hub without a network.
+    """
+    if name == FACTBOOK:
+        return factbook_prose()
+    if name in _corpora():
+        return hub_texts(str(name), max(LETTERS, LETTERS_PER_TOKEN * (n_tokens or 0)))
+    if not Path(name).exists():
+        known = ", ".join([FACTBOOK, *_corpora()])
+        raise RromeError(
+            f"there is no text {str(name)!r}: choose {known}, or give a .txt or .jsonl file or a folder of them"
+        )
+    return read_texts(name)
+
+
 def read_texts(path: str | Path) -> list[str]:
     """Documents from a .txt file (blank lines between them), a .jsonl file (field "text"), or a folder of such files."""
     path = Path(path)
@@ -65,12 +86,12 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
-def hub_texts(name: str = "wikitext", n_letters: int = 4_000_000) -> list[str]:
+def hub_texts(name: str = "wikitext", n_letters: int = LETTERS) -> list[str]:
     """The first documents of "wikitext" or "wikipedia" (rrome/data/datasets.yaml), about `n_letters` characters in all.
 
     Streamed from the hub once, then kept in the cache. Raises RromeError for another name, or without a network.
     """
-    corpora = {key: entry for key, entry in read_yaml("datasets.yaml").items() if "lines" in entry}
+    corpora = _corpora()
     if name not in corpora:
         raise RromeError(
             f"there is no text {name!r} on the hub: choose one of {', '.join(corpora)}, or read_texts(path)"
@@ -87,6 +108,11 @@ def hub_texts(name: str = "wikitext", n_letters: int = 4_000_000) -> list[str]:
 def text_digest(texts: Sequence[str]) -> str:
     """A content hash (16 hex digits) of documents in their order."""
     return digest(*texts)
+
+
+def _corpora() -> dict[str, dict[str, Any]]:
+    """The texts of the hub, by name."""
+    return {name: entry for name, entry in read_yaml("datasets.yaml").items() if "lines" in entry}
 
 
 def _content(path: Path) -> str:

@@ -1,4 +1,5 @@
 import errno
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from safetensors.torch import save_file
 
 import rrome
 from rrome import RromeError, SecondMoment, naive, second_moment
-from rrome.covariance import read_second_moment
+from rrome.covariance import read_second_moment, second_moment_from
+from rrome.text import factbook_prose, read_texts
 
 
 def naive_second_moment(model, texts):
@@ -145,6 +147,18 @@ def test_statistics_of_the_original_code_give_the_same_c_0(tiny, published):
         assert read.count == 3000 and path.stem in read.key
         torch.testing.assert_close(read.matrix, c_0.matrix, rtol=1e-5, atol=1e-6)
         assert rrome.Editor(tiny, read, prefixes=[]).preflight(FACTS[0]).denominator["p-rome"] > 0
+
+
+def test_one_name_chooses_a_text_or_statistics(tiny, texts, published, tmp_path, no_cache):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    from_text = second_moment_from(tiny, tmp_path / "mine.jsonl", 1500)
+    assert from_text.count == 1500
+    assert from_text.key == second_moment(tiny, read_texts(tmp_path / "mine.jsonl"), 1500).key
+    assert second_moment_from(tiny, "factbook", 1500).key == second_moment(tiny, factbook_prose(), 1500).key
+    write, _ = published
+    assert second_moment_from(tiny, str(write()), 1500).key == read_second_moment(tiny, write()).key
+    with pytest.raises(RromeError, match="absent.npz is not a statistics file"):
+        second_moment_from(tiny, "absent.npz")
 
 
 @pytest.mark.parametrize(

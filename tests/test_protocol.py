@@ -1,7 +1,10 @@
+import json
+
 import pytest
+from conftest import make_tokenizer
 
 from rrome import RromeError, load_facts
-from rrome.protocol import standard_checks, standard_evidence, standard_sequence, standard_tasks
+from rrome.protocol import standard_checks, standard_editor, standard_evidence, standard_sequence, standard_tasks
 
 
 def test_a_longer_sequence_begins_with_the_shorter_one():
@@ -20,6 +23,24 @@ def test_recall_asks_for_no_subject_that_may_be_edited():
     subjects = {fact.subject for fact in load_facts("world", n=100)}
     assert len(tasks[0].choices) == 40
     assert not any(choice.prompt.startswith(tuple(subjects)) for choice in tasks[0].choices)
+
+
+def test_a_task_of_glue_can_come_from_a_folder(tmp_path):
+    records = [{"sentence": f"The town was number {n}.", "label": n % 2} for n in range(20)]
+    (tmp_path / "sst2.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    agreement, sst2 = standard_tasks("world", ["agreement", f"{tmp_path}/sst2"], n_known=10, n_items=8)
+    assert (agreement.name, sst2.name) == ("agreement", "sst2") and len(sst2.questions) == 8
+
+
+def test_the_editor_reads_the_text_that_is_named(tiny_llama, texts, tmp_path, no_cache):
+    tiny_llama.lm.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "mine.txt").write_text("\n\n".join(texts))
+    mine = {"c0_text": str(tmp_path / "mine.txt"), "c0_tokens": 1500}
+    editor = standard_editor(str(tmp_path / "model"), device="cpu", layer=1, **mine)
+    assert editor.second_moment.count == 1500
+    with pytest.raises(RromeError, match="no text 'absent.txt'"):
+        standard_editor(str(tmp_path / "model"), device="cpu", layer=1, c0_text="absent.txt")
 
 
 def test_the_probe_is_held_out_text():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.text import factbook_prose, hub_texts, read_texts, text_digest
+from rrome.text import factbook_prose, hub_texts, named_texts, read_texts, text_digest
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,23 @@ def test_documents_come_from_the_hub_once_and_then_from_the_cache(no_cache, monk
     assert asked == [(("Salesforce/wikitext", "wikitext-103-raw-v1"), {"split": "train", "streaming": True})]
     assert hub_texts("wikitext", n_letters=20) == expected[:1]
     assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+
+
+def test_a_name_stands_for_a_text(parts, no_cache, tmp_path, monkeypatch):
+    assert named_texts("factbook") == parts["second-moment"]
+    (tmp_path / "mine.txt").write_text("One document.\n\nAnother.")
+    assert named_texts(tmp_path / "mine.txt") == named_texts(str(tmp_path)) == ["One document.", "Another."]
+    rows = [{"text": "x" * 1_000_000}] * 9
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: iter(rows))
+    assert len(named_texts("wikipedia", 1000)) == 4
+    assert len(named_texts("wikipedia", 1_000_000)) == 6  # letters for so many tokens
+
+
+def test_a_name_of_nothing_lists_what_there_is(no_cache):
+    with pytest.raises(RromeError, match="no text 'wikitxt': choose factbook, wikitext, wikipedia, or give a .txt"):
+        named_texts("wikitxt")
+    with pytest.raises(RromeError, match="wikimedia/wikipedia could not be read from the hub.*connect to the internet"):
+        named_texts("wikipedia", 1000)
 
 
 def test_without_a_network_the_remedy_is_named(no_cache):
