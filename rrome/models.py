@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from . import gguf
 from .data_files import read_yaml
+from .devices import available
 from .edits import Edits
 from .errors import RromeError
 from .sites import EditSite, blocks_of, find_site
@@ -84,12 +85,11 @@ def load(
     rounding errors that a single forward pass does not.
 
     Raises RromeError for an unknown name, a folder that is not a model, an unsupported architecture, a layer out of
-    range, or a model that does not fit.
+    range, a device that is not there, or a model that does not fit.
     """
     entry = read_yaml("models.yaml").get(str(name), {})
     source = _source(name, entry)
-    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    lm, tokenizer = _from_pretrained(source, dtype, device, revision or entry.get("revision"))
+    lm, tokenizer = _from_pretrained(source, dtype, available(device), revision or entry.get("revision"))
     origin = {
         "source": entry.get("requirement") or entry.get("hub") or str(name),
         "sha256": _source_hash(source),
@@ -98,6 +98,25 @@ def load(
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
     return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
+
+
+def outline(name: str | Path = DEFAULT_MODEL, *, layer: int | None = None, dtype: torch.dtype = torch.float32) -> Model:
+    """A model as `load` gives it, without weights: its tokenizer, and every shape on torch's meta device.
+
+    Only the configuration and the tokenizer are read, so nothing large is downloaded. Raises RromeError as `load` does.
+    """
+    entry = read_yaml("models.yaml").get(str(name), {})
+    source, pinned = _source(name, entry), {"revision": entry["revision"]} if "revision" in entry else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        config = AutoConfig.from_pretrained(source, **pinned)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise RromeError(_no_model(source, error)) from error
+    if layer is None:
+        layer = entry.get("layer", len(blocks_of(lm)) // 3)
+    return Model(str(name), lm, tokenizer, find_site(lm, layer), "no weights", published=entry.get("search", {}))
 
 
 def wrap(

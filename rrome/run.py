@@ -13,6 +13,7 @@ import papermill
 import typer
 import yaml
 
+from .devices import available
 from .errors import RromeError
 from .provenance import git_commit
 
@@ -120,6 +121,7 @@ def main(
 ) -> None:
     """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
     try:
+        available(device)  # before any work, also of a notebook that needs none
         extra = dict(map(parse_setting, set_ or []))
         shared = {name: value for name, value in {"model_name": model, "device": device}.items() if value is not None}
         output = run(notebook, profile, figures, extra, shared)

@@ -51,30 +51,45 @@ def _wait(device: torch.device) -> None:
 
 def search_floor(model: Model, batch: Frozen, evaluations: int) -> tuple[float, float]:
     """FLOPs that a search of so many evaluations cannot avoid, and the seconds that they take as products alone."""
-    blocks, tokens, places = blocks_of(model.lm), int(batch.mask.sum()), batch.places
+    tokens, places = int(batch.mask.sum()), batch.places
     live = int(batch.mask[:, -batch.ids.shape[1] :].sum())  # from the subject's last token on
     read = len(set(zip(places.row.tolist(), places.column.tolist(), strict=True)))
-    last_mlp = find_site(model.lm, model.depth - 1).path.rpartition(".")[0]
-    mlp = _weights(model.lm.get_submodule(last_mlp))
-    attention = [weight for weight in _weights(blocks[-1]) if not any(weight is other for other in mlp)]
-    middle = [weight for block in blocks[model.layer + 1 : -1] for weight in _weights(block)]
-    below = [weight for block in blocks[: model.layer + 1] for weight in _weights(block)]
+    work = search_products(model, tokens, live, read, evaluations)
+    flops = sum(2 * weight.numel() * rows * times for products, _, times in work for weight, rows in products)
+    return flops, sum(times * product_seconds(products, back) for products, back, times in work)
+
+
+def search_products(
+    model: Model, tokens: int, live: int, read: int, evaluations: int
+) -> list[tuple[list[tuple[torch.Tensor, int]], bool, int]]:
+    """What a search cannot avoid, as (products, back, times): products of (weight, rows), forward or back to the inputs.
+
+    Of its `tokens`, `live` ones are computed anew in each evaluation, and the vocabulary is read at `read` of these.
+    """
+    blocks, last_mlp = blocks_of(model.lm), find_site(model.lm, model.depth - 1).path.rpartition(".")[0]
+    in_mlp = linear_maps(model.lm.get_submodule(last_mlp))
+    mlp = weights_of(in_mlp)
+    attention = weights_of([part for part in linear_maps(blocks[-1]) if part not in in_mlp])
+    middle = [weight for block in blocks[model.layer + 1 : -1] for weight in weights_of(linear_maps(block))]
+    below = [weight for block in blocks[: model.layer + 1] for weight in weights_of(linear_maps(block))]
     head = [model.lm.get_output_embeddings().weight]
     step = [(weight, live) for weight in middle + attention] + [(weight, read) for weight in mlp + head]
     once = [(weight, tokens) for weight in below] + [(weight, tokens - live) for weight in middle + attention]
-    work = [(step, False, evaluations), (step, True, evaluations - 1), (once, False, 1)]
-    flops = sum(2 * weight.numel() * rows * times for products, _, times in work for weight, rows in products)
-    return flops, sum(times * _seconds(products, back) for products, back, times in work)
+    return [(step, False, evaluations), (step, True, evaluations - 1), (once, False, 1)]
 
 
-def _weights(module: nn.Module) -> list[torch.Tensor]:
-    """The matrices (out, in) of all linear maps inside a module."""
-    maps = [part for part in module.modules() if isinstance(part, (nn.Linear, Conv1D))]
+def linear_maps(module: nn.Module) -> list[nn.Linear | Conv1D]:
+    """All linear maps inside a module."""
+    return [part for part in module.modules() if isinstance(part, (nn.Linear, Conv1D))]
+
+
+def weights_of(maps: Sequence[nn.Linear | Conv1D]) -> list[torch.Tensor]:
+    """The matrices of linear maps, (out, in) each."""
     return [part.weight.T if isinstance(part, Conv1D) else part.weight for part in maps]
 
 
 @torch.no_grad()
-def _seconds(products: Sequence[tuple[torch.Tensor, int]], back: bool, repeats: int = 3) -> float:
+def product_seconds(products: Sequence[tuple[torch.Tensor, int]], back: bool, repeats: int = 3) -> float:
     """The median time of all products (weight, rows), forward (rows, in) -> (rows, out) or back to the inputs."""
     sides = {(rows, weight.shape[0 if back else 1]): weight for weight, rows in products}
     inputs = {side: torch.randn(*side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}

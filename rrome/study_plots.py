@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from .metrics import score
 from .plots import COLOURS, DASHES, MARKERS, NAMES, style
 from .rules import NAMED_RULES, RULES
 from .summaries import harmonic_score, interval
@@ -153,6 +154,48 @@ def leading_tokens(table: pd.DataFrame) -> Figure:
                 [repr(name) if name else "none" for name in order], rotation=30, ha="right", fontsize=7.5
             )
             panel.legend(fontsize=7)
+    return figure
+
+
+def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
+    """Against the tokens behind C_0: size of the updates, S, how far C_0^-1 k_e has settled, and the seconds for C_0.
+
+    Medians over facts, of ordinary subjects full and of first-token ones hollow, with every fact as a point; shaded are sizes
+    without a C_0. `usual` is marked.
+    """
+    refused = table.loc[table["refused"].notna(), "tokens"]
+    table = table[table["refused"].isna()]
+    with style():
+        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6), sharex=True, layout="constrained")
+        for is_first, fill in ((False, "full"), (True, "none")):
+            part = table[table["position"].eq(0) == is_first]
+            for rule, here in part.groupby("rule", sort=False):
+                marks = {"color": COLOURS[rule], "marker": MARKERS[rule], "fillstyle": fill, "linestyle": DASHES[rule]}
+                by_size, label = here.groupby("tokens"), f"{NAMES[rule]}, {'first-token' if is_first else 'ordinary'}"
+                axes[0, 0].plot(by_size["delta_frobenius"].median(), label=label, markersize=5, **marks)
+                axes[0, 0].plot(
+                    here["tokens"], here["delta_frobenius"], ".", color=COLOURS[rule], alpha=0.3, markersize=3
+                )
+                means = by_size[["ES", "PS", "NS"]].mean()
+                axes[0, 1].plot(means.index, score(means["ES"], means["PS"], means["NS"]), markersize=5, **marks)
+            once = part.drop_duplicates(["tokens", "fact"])
+            grey = {"color": "0.3", "marker": "o", "fillstyle": fill, "markersize": 5}
+            axes[1, 0].plot(once.groupby("tokens")["cosine"].median(), **grey)
+        axes[1, 1].plot(table.groupby("tokens")["seconds"].first(), color="0.3", marker="o", markersize=5)
+        names = {"yscale": "log", "ylabel": r"$\Vert\Delta\Vert_F$"}, {"ylabel": "S", "ylim": (0, 1.02)}
+        names += (
+            {"ylabel": r"cosine of $C_0^{-1}k_e$ with the largest size's"},
+            {"yscale": "log", "ylabel": "seconds for $C_0$"},
+        )
+        for panel, name in zip(axes.flat, names, strict=True):
+            panel.set(xscale="log", **name)
+            panel.axvline(d_k, color="black", linestyle=":", linewidth=1)
+            panel.axvline(usual, color="0.6", linestyle="--", linewidth=1)
+            if len(refused):
+                panel.axvspan(refused.min() / 1.3, max(d_k, refused.max()), color="0.92", zorder=0)
+        for panel in axes[1]:
+            panel.set_xlabel("tokens behind $C_0$ (dotted: $d_k$; dashed: usual)")
+        axes[0, 0].legend(fontsize=6.5)
     return figure
 
 

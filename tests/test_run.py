@@ -86,6 +86,13 @@ def test_the_command_line_sets_single_parameters(project, tmp_path):
     assert wrong.exit_code == 2 and "unknown parameter 'sed'" in wrong.output
 
 
+def test_a_device_that_is_not_there_is_said_before_any_work(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: None)
+    wrong = CliRunner().invoke(run_app(), [str(project("")), "--profile", "laptop", "--device", "cuda"])
+    assert wrong.exit_code == 2 and "no device 'cuda' here" in wrong.output
+    assert not (tmp_path / "build").exists()
+
+
 def test_a_model_is_for_the_notebooks_that_have_one(project, tmp_path):
     notebook = project("")
     command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f"), "--model", "gpt2"]

@@ -29,6 +29,10 @@ def test_every_figure_can_be_drawn(edits):
     broken = edits["perplexity"] > 20.5
     survey = pd.DataFrame({"token": ["", "a"], "norm_leading": [None, 9.0], "norm_behind": [90.0, 5.0]})
     led = named.assign(leading="a", norm_leading=9.0, norm_original=5.0)
+    sizes = pd.concat(
+        [named.assign(tokens=n, seconds=n / 9, cosine=n / 200, refused=None) for n in (100, 200)]
+        + [pd.DataFrame({"tokens": [50], "refused": ["too few"]})]
+    )
     figures = [
         study_plots.delta_scatter(named),
         study_plots.key_grid(edits),
@@ -36,6 +40,8 @@ def test_every_figure_can_be_drawn(edits):
         study_plots.prefixed_efficacy(named),
         study_plots.sink_survey(survey, ["a"]),
         study_plots.leading_tokens(led),
+        study_plots.text_sizes(sizes, 64, 150),
+        study_plots.text_sizes(sizes[sizes["refused"].isna()], 64, 150),
     ]
     for figure in figures:
         figure.canvas.draw()

@@ -1,0 +1,63 @@
+import pandas as pd
+import pytest
+import torch
+from facts_for_tests import FACTS, PREFIXES
+
+from rrome import Editor, RromeError, naive, second_moment
+from rrome.moments import text_sizes
+from rrome.rules import RULES
+from rrome.scores import fact_probabilities
+
+SIZES = [10, 500, 2000]  # the tiny models have d_k = 64 or 128
+
+
+@pytest.fixture(scope="module")
+def editor(tiny, texts):
+    return Editor(tiny, second_moment(tiny, texts, None, cache=False), PREFIXES)
+
+
+@pytest.fixture(scope="module")
+def table(editor, texts) -> pd.DataFrame:
+    return text_sizes(editor, FACTS[:2], texts, SIZES)
+
+
+def test_each_row_is_the_edit_with_c_0_from_so_many_tokens(editor, texts, table):
+    fact, model = FACTS[1], editor.model
+    value = naive.value(model, fact, PREFIXES)[0]
+    for n in SIZES[1:]:
+        c_0 = second_moment(model, texts, n, cache=False).matrix
+        for rule in ("rome", "r-rome", "p-rome"):
+            expected = naive.delta_matrix(model, fact, PREFIXES, c_0, RULES[rule], "", value)
+            (row,) = table.query("tokens == @n and fact == 1 and rule == @rule").to_dict("records")
+            assert row["delta_frobenius"] == pytest.approx(expected.norm().item(), rel=1e-3)
+            assert (row["subject"], row["seconds"] > 0) == (fact.subject, True)
+
+
+def test_edits_are_measured_with_the_update_of_their_size(editor, texts, table):
+    fact, rule = FACTS[0], "r-rome"
+    smaller = Editor(editor.model, second_moment(editor.model, texts, 500, cache=False), PREFIXES)
+    ((new, true),) = fact_probabilities(editor.model, fact, {rule: smaller.update(fact, rule)})[rule]["rewrite"]
+    (row,) = table.query("tokens == 500 and fact == 0 and rule == @rule").to_dict("records")
+    assert row["ES"] == float(new > true)
+
+
+def test_the_direction_settles(editor, texts, table):
+    assert (table.loc[table["tokens"].eq(2000), "cosine"] > 0.999999).all()
+    directions = [
+        second_moment(editor.model, texts, n, cache=False).solve(editor.keys(FACTS[0]).average) for n in SIZES[1:]
+    ]
+    expected = torch.cosine_similarity(*directions, dim=0).item()
+    assert table.query("tokens == 500 and fact == 0")["cosine"].tolist() == pytest.approx([expected] * 3, rel=1e-5)
+    assert expected < 0.9999
+
+
+def test_too_few_tokens_are_a_row_with_the_reason(editor, table):
+    refused = table[table["refused"].notna()]
+    d_k = editor.model.site.weight.shape[1]
+    assert refused["tokens"].tolist() == [10] and f"d_k = {d_k}" in refused["refused"].item()
+    assert refused["delta_frobenius"].isna().all()
+
+
+def test_the_largest_size_must_have_a_c_0(editor, texts):
+    with pytest.raises(RromeError, match="text is too short"):
+        text_sizes(editor, FACTS[:1], texts, [500, 10**9])
