@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 SCHEMES = ("light", "dark")
@@ -114,15 +114,25 @@ def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictu
     page.on("pageerror", lambda error: said.append(f"script error: {error}"))
     page.on("requestfailed", lambda request: said.append(f"request failed: {request.url}"))
     page.on("request", lambda request: None if local(request.url, site) else said.append(f"asks for {request.url}"))
-    page.goto(path.as_uri(), wait_until="load")
+    page.goto(path.as_uri() + ("?q=denominator" if path.name == "search.html" else ""))
     page.evaluate("document.fonts.ready.then(() => null)")
     if pictures:
         name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
     yield from look(page, width, scheme)
+    if path.name == "search.html" and not finds(page):
+        yield "the search finds nothing"
     yield from by_keyboard(page, size)
     yield from said
     context.close()
+
+
+def finds(page: Page) -> bool:
+    try:
+        page.wait_for_selector("#search-results li")
+    except TimeoutError:
+        return False
+    return True
 
 
 def local(address: str, site: Path) -> bool:

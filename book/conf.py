@@ -28,6 +28,7 @@ html_theme = "sphinx_book_theme"
 html_static_path = ["static", str(resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["book.css"]
 html_use_index = False
+html_show_search_summary = False  # a page opened from a disk may not fetch the others to quote them
 html_sourcelink_suffix = ""
 html_context = {"default_mode": "auto"}
 html_theme_options = {

@@ -45,7 +45,8 @@ def contents(folder: Path) -> str:
 
 def with_title(text: str, name: str) -> str:
     """A page of Markdown, given a heading when it has none."""
-    return text if text.startswith("# ") else f"# {name.replace('_', ' ').capitalize()}\n\n{text}"
+    words = re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_", " ")).capitalize()
+    return text if text.startswith("# ") else f"# {words}\n\n{text}"
 
 
 def readable(notebook: dict[str, Any], committed: Path) -> dict[str, Any]:
@@ -58,14 +59,18 @@ def readable(notebook: dict[str, Any], committed: Path) -> dict[str, Any]:
             continue
         cell["outputs"] = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
         for output in cell["outputs"]:
-            if "image/png" in output.get("data", {}):
+            data = output.get("data", {})
+            if "text/html" in data:  # a styled table looks like any other, also by night
+                data["text/html"] = "".join(data["text/html"]).replace("<table id=", '<table class="dataframe" id=')
+            if "image/png" in data:
                 alt = output["metadata"].get("image/png", {}).get("alt")
                 if not alt:
                     log.warning("%s: a picture without alt= under %r: show it with plots.show", committed.name, heading)
                 cell["metadata"]["mystnb"] = {"image": {"alt": alt or f"Figure: {heading}"}}
     source = f"{made_by(notebook['metadata'], committed)} {{download}}`Download the notebook <{committed.name}>`."
     line = {"cell_type": "markdown", "id": "run", "metadata": {}, "source": f"```{{container}} run\n{source}\n```"}
-    return notebook | {"cells": [notebook["cells"][0], line, *notebook["cells"][1:]]}
+    metadata = {name: value for name, value in notebook["metadata"].items() if name != "widgets"}
+    return notebook | {"metadata": metadata, "cells": [notebook["cells"][0], line, *notebook["cells"][1:]]}
 
 
 def made_by(metadata: dict[str, Any], committed: Path) -> str:

@@ -60,7 +60,15 @@ def test_a_picture_takes_its_words_from_the_notebook_or_else_from_the_heading_ab
 
 def test_progress_bars_go_and_other_outputs_stay():
     outputs = [new_output("display_data", WIDGET), new_output("stream", name="stdout", text="kept")]
-    assert pages.readable(notebook(*outputs), Path("x.ipynb"))["cells"][-1]["outputs"] == outputs[1:]
+    page = pages.readable(notebook(*outputs, widgets={"state": {}}), Path("x.ipynb"))
+    assert page["cells"][-1]["outputs"] == outputs[1:]
+    assert "widgets" not in page["metadata"]  # with it, the page would ask the network for scripts
+
+
+def test_a_styled_table_looks_like_any_other():
+    table = new_output("display_data", {"text/html": ["<table id=", '"T_1"><td>1</td></table>']})
+    page = pages.readable(notebook(table), Path("x.ipynb"))
+    assert page["cells"][-1]["outputs"][0]["data"]["text/html"].startswith('<table class="dataframe" id="T_1">')
 
 
 def test_a_page_says_which_run_it_shows():
@@ -77,5 +85,5 @@ def test_a_committed_page_says_that_it_is_the_short_run(tmp_path):
 
 
 def test_a_table_without_a_heading_gets_one():
-    assert pages.with_title("| a |", "table1_metrics") == "# Table1 metrics\n\n| a |"
+    assert pages.with_title("| a |", "table1_metrics") == "# Table 1 metrics\n\n| a |"
     assert pages.with_title("# Claims\n", "claims") == "# Claims\n"
