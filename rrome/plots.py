@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -34,6 +35,11 @@ def style() -> Iterator[None]:
         yield
     for number in set(plt.get_fignums()) - set(before):
         plt.close(number)
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook with its alternative text, for who cannot see it; the book shows it too."""
+    display(figure, metadata={"image/png": {"alt": alt}})
 
 
 def save_figure(

@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import nbformat
 import papermill
 import typer
 import yaml
 
 from .devices import available
 from .errors import RromeError
+from .provenance import git_commit
 
 KERNEL = "python3"
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted
@@ -71,7 +73,8 @@ def run(
     """Execute a copy of `notebook` in its folder and return its path, build/PROFILE/NAME.ipynb beside the notebooks folder.
 
     `extra` sets parameters that this notebook must have, `shared` those that it may lack (a toy has no model). The
-    source is never written to. When a cell fails the partly executed copy stays, named NAME.failed.ipynb.
+    source is never written to; the copy names the commit that made it. When a cell fails the partly executed copy stays,
+    named NAME.failed.ipynb.
     """
     notebook = notebook.resolve()
     root = notebook.parent.parent
@@ -85,7 +88,8 @@ def run(
     unfinished = unfinished_path(notebook, profile)
     output = unfinished.with_name(notebook.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
+    commit = git_commit()  # before: the code that runs, whatever is edited meanwhile
+    executed = papermill.execute_notebook(
         str(notebook),
         str(unfinished),
         parameters=parameters,
@@ -93,6 +97,8 @@ def run(
         kernel_name=KERNEL,
         extra_arguments=KERNEL_ARGUMENTS,
     )
+    executed.metadata["rrome"] = {"git_commit": commit}
+    nbformat.write(executed, unfinished)
     unfinished.replace(output)
     return output
 

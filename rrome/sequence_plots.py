@@ -36,11 +36,12 @@ def collapse_curves(
                 for number in disabling[rule]["edit"]:
                     panel.axvline(number, color="0.75", linewidth=0.8, zorder=0)
             for panel, name in zip(column[1:], ("perplexity", "delta", "delta"), strict=True):
+                known = {
+                    each: curve[curve[name] > 0] if panel is column[-1] else curve for each, curve in curves.items()
+                }
                 for other in (other for other in curves if other not in rules):
-                    panel.plot(
-                        curves[other]["edits"], curves[other][name], color="0.7", linewidth=1, label=NAMES[other]
-                    )
-                panel.plot(curves[rule]["edits"], curves[rule][name], color=COLOURS[rule], label=NAMES[rule])
+                    panel.plot(known[other]["edits"], known[other][name], color="0.7", linewidth=1, label=NAMES[other])
+                panel.plot(known[rule]["edits"], known[rule][name], color=COLOURS[rule], label=NAMES[rule])
             _names(column[2], disabling[rule])
             column[0].set_title(NAMES[rule])
             column[-1].set_xlabel("edits")

@@ -49,6 +49,11 @@ def test_no_cell_shows_its_picture_twice(code):
     assert all(sum("image/png" in output.get("data", {}) for output in cell.outputs) <= 1 for cell in code)
 
 
+def test_every_picture_is_described_in_words(code):
+    pictures = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert all(len(picture.metadata.get("image/png", {}).get("alt", "").split()) > 5 for picture in pictures)
+
+
 def test_the_first_code_cell_holds_all_parameters_as_literals(code):
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == code[:1]

@@ -3,7 +3,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from rrome import RromeError, refresh, run
+from rrome import RromeError, provenance, refresh, run
 
 PARAMETERS = """seed = 0  # int: a seed
 rate = 0.5  # float: a rate
@@ -40,8 +40,9 @@ def test_a_profile_sets_parameters_and_figures_go_where_they_should(project, tmp
     before = notebook.read_bytes()
     output = run.run(notebook, "laptop", tmp_path / "figures", {"layer": 4})
     assert output == tmp_path / "build" / "laptop" / "01_small.ipynb"
-    text = nbformat.read(output, as_version=4).cells[-1].outputs[0].text
-    assert text == "3 0.001 4 laptop\n"
+    executed = nbformat.read(output, as_version=4)
+    assert executed.cells[-1].outputs[0].text == "3 0.001 4 laptop\n"
+    assert executed.metadata.rrome.git_commit == provenance.git_commit()
     assert (tmp_path / "figures" / "made.txt").read_text() == "3"
     assert notebook.read_bytes() == before
     assert [path.name for path in output.parent.iterdir()] == ["01_small.ipynb"]

@@ -1,0 +1,167 @@
+"""Reads the built book as a person would: every page in Chromium, on a phone and on a desk, by day and by night.
+
+python -m book.check build/book [--pictures FOLDER]
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
+
+SIZES = {"phone": (390, 844), "desk": (1280, 900)}
+SCHEMES = ("light", "dark")
+WORDS = """[...document.querySelectorAll("main p, main li, main h1, main h2, main h3, main td")]
+    .map(e => { const c = e.cloneNode(true); c.querySelectorAll("math, pre, code, .output").forEach(x => x.remove());
+                return e.closest(".output, pre") ? "" : c.textContent })"""
+PICTURES = "[...document.images].map(e => [e.src, e.alt.trim(), e.complete && e.naturalWidth > 0])"
+EQUATIONS = """[...document.querySelectorAll("article math")].map(e => { const b = e.getBoundingClientRect();
+    return b.width * b.height > 0 && (b.right <= innerWidth || !!e.closest("div.math, .pst-scrollable-table-container")) })"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
+FOCUS = """(() => { const e = document.activeElement, b = e.getBoundingClientRect(), s = getComputedStyle(e);
+    const drawn = s.outlineStyle != "none" && parseFloat(s.outlineWidth) > 0 || s.boxShadow != "none";
+    return {text: e.textContent.trim().slice(0, 60) || e.getAttribute("aria-label") || e.tagName, drawn,
+            seen: b.width > 0 && b.height > 0 && b.right > 0 && b.left < innerWidth,
+            end: e === document.body,
+            place: ["nav.bd-links", ".bd-header-article", "main"].find(p => e.closest(p)) || ""} })()"""
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(path for path in site.rglob("*.html") if not {"_static", "_downloads"} & set(path.parts))
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The ids of a page."""
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    return frozenset(tag["id"] for tag in soup.find_all(id=True))
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    """Links of a page into the site that lead nowhere; those into the world are left alone, as nothing loads them."""
+    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("a", href=True):
+        address, anchor = urldefrag(tag["href"])
+        if urlsplit(address).scheme:
+            continue
+        target = (page.parent / unquote(address)).resolve() if address else page
+        if not target.is_file():
+            yield f"link to {tag['href']}, which does not exist"
+        elif anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target):
+            yield f"link to {tag['href']}, which has no such place"
+
+
+def look(page: Page, width: int, scheme: str) -> Iterator[str]:
+    """What is wrong with an open page as it is drawn."""
+    if page.evaluate("document.documentElement.scrollWidth") > width:
+        yield "the page is wider than the window"
+    for source, alt, loaded in page.evaluate(PICTURES):
+        if not loaded:
+            yield f"picture {source} does not show"
+        if not alt:
+            yield f"picture {source} has no alternative text"
+    if not all(page.evaluate(EQUATIONS)):
+        yield "an equation is empty or cut off"
+    for text in page.evaluate(WORDS):
+        if any(sign in text for sign in ("$", "\\(", "\\[", "\\frac")):
+            yield f"an equation is not drawn: {text.strip()[:80]}"
+    if (sum(page.evaluate(BACKGROUND)) / 3 > 128) is (scheme == "dark"):
+        yield f"the page is not {scheme}"
+
+
+def tab(page: Page, place: str, steps: int = 120) -> Iterator[str]:
+    """Press Tab until something in `place` has the focus; each step must show where one is."""
+    for _ in range(steps):
+        page.keyboard.press("Tab")
+        focus = page.evaluate(FOCUS)
+        if focus["end"]:
+            break
+        if not (focus["drawn"] and focus["seen"]):
+            yield f"the focus cannot be seen on {focus['text']!r}"
+        if focus["place"] == place:
+            return
+    yield f"Tab does not reach {place}"
+
+
+def by_keyboard(page: Page, size: str) -> Iterator[str]:
+    """Go to the navigation and then to the text with the keyboard alone; on a phone, open the menu first."""
+    if size == "phone":
+        button = page.locator("button.primary-toggle:visible")
+        button.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(400)
+        yield from tab(page, "nav.bd-links")
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(400)
+    else:
+        yield from tab(page, "nav.bd-links")
+    yield from tab(page, "main")
+
+
+def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictures: Path | None) -> Iterator[str]:
+    """Open one page and say everything that is wrong with it."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    context.set_default_timeout(120_000)  # a busy machine is not a broken page
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(f"script error: {error}"))
+    page.on("requestfailed", lambda request: said.append(f"request failed: {request.url}"))
+    page.on("request", lambda request: None if local(request.url, site) else said.append(f"asks for {request.url}"))
+    page.goto(path.as_uri() + ("?q=denominator" if path.name == "search.html" else ""))
+    page.evaluate("document.fonts.ready.then(() => null)")
+    if pictures:
+        name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
+        page.screenshot(path=pictures / f"{name}.png", full_page=True)
+    yield from look(page, width, scheme)
+    if path.name == "search.html" and not finds(page):
+        yield "the search finds nothing"
+    yield from by_keyboard(page, size)
+    yield from said
+    context.close()
+
+
+def finds(page: Page) -> bool:
+    try:
+        page.wait_for_selector("#search-results li")
+    except TimeoutError:
+        return False
+    return True
+
+
+def local(address: str, site: Path) -> bool:
+    return address.startswith((site.as_uri(), "data:", "blob:"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("site", type=Path)
+    parser.add_argument("--pictures", type=Path, help="folder for a screenshot of every page")
+    given = parser.parse_args()
+    site, wrong = given.site.resolve(), []
+    if given.pictures:
+        given.pictures.mkdir(parents=True, exist_ok=True)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        sys.exit("error: there is no chromium on the PATH (Debian: apt-get install chromium)")
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=chromium)
+        for path in pages(site):
+            name = path.relative_to(site)
+            wrong += [f"{name}: {problem}" for problem in broken_links(path)]
+            for size in SIZES:
+                for scheme in SCHEMES:
+                    found = read(browser, site, path, size, scheme, given.pictures)
+                    wrong += [f"{name} ({size}, {scheme}): {problem}" for problem in found]
+        browser.close()
+    sys.exit("\n".join(wrong) or None)
+
+
+if __name__ == "__main__":
+    main()

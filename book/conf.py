@@ -1,0 +1,56 @@
+"""Sphinx settings of the book; `make book` calls it."""
+
+import json
+import tomllib
+from importlib import resources
+
+from sphinx.application import Sphinx
+
+from book import pages
+
+settings = tomllib.loads((pages.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+project = "rrome"
+author = settings["authors"][0]["name"]
+html_title = project
+language = "en"
+exclude_patterns = [".doctrees"]
+
+extensions = ["myst_nb", "book.mathml"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_output_stderr = "remove"
+nb_merge_streams = True
+
+html_math_renderer = "mathml"
+html_theme = "sphinx_book_theme"
+html_static_path = ["static", str(resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
+html_css_files = ["book.css"]
+html_use_index = False
+html_show_search_summary = False  # a page opened from a disk may not fetch the others to quote them
+html_sourcelink_suffix = ""
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "home_page_in_toc": True,
+    "show_toc_level": 2,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],
+    "navigation_with_keys": False,
+}
+if repository := settings.get("urls", {}).get("Repository"):
+    html_theme_options |= {"repository_url": repository, "use_repository_button": True}
+
+
+def prepare(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Make a page readable as Sphinx reads it: the files that readers download stay as they are."""
+    folder, _, name = docname.rpartition("/")
+    if folder == "notebooks":
+        committed = pages.ROOT / folder / f"{name}.ipynb"
+        content[0] = json.dumps(pages.readable(json.loads(content[0]), committed))
+    elif folder == "figures":
+        content[0] = pages.with_title(content[0], name)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", prepare)

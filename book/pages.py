@@ -1,0 +1,105 @@
+"""The pages of the book: README, executed notebooks and tables, laid out for Sphinx as they lie in the repository."""
+
+import argparse
+import logging
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("figures", "rrome", "tests")  # what README and notebooks point at, beside files at the top
+PARTS = {"Notebooks": "notebooks/*.ipynb", "Tables": "figures/*.md", "More": "*.md"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+log = logging.getLogger(__name__)
+
+
+def lay_out(root: Path, profile: str, target: Path) -> None:
+    """Copy all that the book shows or links into `target`: each notebook from build/`profile`, or else as committed."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in root.iterdir():
+        if path.is_file():
+            shutil.copy2(path, target)
+    for name in FOLDERS:
+        shutil.copytree(root / name, target / name)
+    (target / "notebooks").mkdir()
+    for committed in (root / "notebooks").glob("*.ipynb"):
+        executed = root / "build" / profile / committed.name
+        shutil.copy2(executed if executed.exists() else committed, target / "notebooks")
+    landing = (target / "README.md").rename(target / "index.md")
+    with landing.open("a", encoding="utf-8") as page:
+        page.write(contents(target))
+
+
+def contents(folder: Path) -> str:
+    """The table of contents that the sidebar shows, for the end of the landing page."""
+    trees = []
+    for part, pattern in PARTS.items():
+        names = sorted(page.relative_to(folder).with_suffix("").as_posix() for page in folder.glob(pattern))
+        entries = "\n".join(name for name in names if name != "index")
+        trees.append(f"\n```{{toctree}}\n:hidden:\n:caption: {part}\n\n{entries}\n```\n")
+    return "".join(trees)
+
+
+def with_title(text: str, name: str) -> str:
+    """A page of Markdown, given a heading when it has none."""
+    words = re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_", " ")).capitalize()
+    return text if text.startswith("# ") else f"# {words}\n\n{text}"
+
+
+def readable(notebook: dict[str, Any], committed: Path) -> dict[str, Any]:
+    """The notebook with pictures described, progress bars gone, and under its title a line on the run it shows."""
+    heading = ""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = next(iter(re.findall(r"^#+ (.*)", source, re.MULTILINE)[::-1]), heading)
+            continue
+        cell["outputs"] = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "text/html" in data:  # a styled table looks like any other, also by night
+                data["text/html"] = "".join(data["text/html"]).replace("<table id=", '<table class="dataframe" id=')
+            if "image/png" in data:
+                alt = output["metadata"].get("image/png", {}).get("alt")
+                if not alt:
+                    log.warning("%s: a picture without alt= under %r: show it with plots.show", committed.name, heading)
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt or f"Figure: {heading}"}}
+    source = f"{made_by(notebook['metadata'], committed)} {{download}}`Download the notebook <{committed.name}>`."
+    line = {"cell_type": "markdown", "id": "run", "metadata": {}, "source": f"```{{container}} run\n{source}\n```"}
+    metadata = {name: value for name, value in notebook["metadata"].items() if name != "widgets"}
+    return notebook | {"metadata": metadata, "cells": [notebook["cells"][0], line, *notebook["cells"][1:]]}
+
+
+def made_by(metadata: dict[str, Any], committed: Path) -> str:
+    """Which run a notebook shows: profile, date and commit, for a run in build/ or for the one that git keeps."""
+    if run := metadata.get("papermill"):
+        profile = run["parameters"].get("profile", "unnamed")
+        commit = metadata.get("rrome", {}).get("git_commit")
+        words = f"This page shows the run of profile **{profile}** made on {run['end_time'][:10]}, "
+        return words + (f"commit `{shortened(commit)}`." if commit else "commit not recorded.")
+    kept = subprocess.run(
+        ["git", "-C", committed.parent, "log", "-1", "--format=on %cs, commit `%h`", "--", committed.name],
+        capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    return f"This page shows the short run, profile **smoke**, that the repository keeps: last changed {kept or 'before git'}."
+
+
+def shortened(commit: str) -> str:
+    """The commit in seven letters, with its mark "+changes" when it has one."""
+    name, plus, changes = commit.partition("+")
+    return name[:7] + plus + changes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Lay out the book's pages for Sphinx.")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("target", type=Path)
+    given = parser.parse_args()
+    lay_out(ROOT, given.profile, given.target)
+
+
+if __name__ == "__main__":
+    main()
