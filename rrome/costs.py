@@ -1,11 +1,17 @@
-"""What the studies cost: multiply-adds in products with weight matrices, which no way of running them avoids.
+"""What the studies cost a device: products with weight matrices, which no way of running them avoids, and memory.
 
 A load is a Counter of FLOPs by (rows, kind). `rows` is how many tokens one product has, since few make slow ones; the kinds are
     forward, back   products with the model's weights, on the device
     moment          K^T K in float64, on the device
     solve           C_0^-1 k in float64, on the host
 
-`Costs` counts them for one model from its shapes alone; `Rates` measures what a device makes of them.
+In float32 bytes, memory is the weights, a copy of W, and the largest of
+    search   facts at once * (live tokens * blocks above l* * (outputs of a block's linear maps + 4 d_v) + 3 V read) * 4
+    probes   tokens of texts in one batch * 2 V * 4
+    C_0      8 d_k^2 + 16 d_k * tokens of a batch
+where live tokens are those from the subject's last one on, V is the vocabulary and `read` how often a search reads it.
+
+`Costs` counts both for one model from its shapes alone; `Rates` measures what a device makes of them.
 """
 
 import math
@@ -14,12 +20,14 @@ from collections import Counter
 import torch
 
 from .fact_sets import load_facts
+from .keys import BATCH_TOKENS
 from .models import Model
 from .prompts import BARE, read_row, with_target
 from .sites import blocks_of
 from .speed import linear_maps, product_seconds, search_products, weights_of
 from .values import Search
 
+FLOAT = 4  # bytes
 Load = Counter[tuple[int, str]]
 TEMPLATES = [BARE, *[f"{'and ' * length}. {BARE}" for length in (5, 10) for _ in range(10)]]  # as long as sampled ones
 EXAMPLES = 20  # facts whose prompts say how long prompts are
@@ -38,6 +46,7 @@ class Costs:
         self.model, self.d_k = model, model.site.weight.shape[1]
         self.below, self.above = sum(numbers[: model.layer + 1]), sum(numbers[model.layer + 1 :])
         self.head = model.lm.get_output_embeddings().weight.numel()
+        self.vocabulary = model.lm.get_output_embeddings().weight.shape[0]
         rows = [read_row(model, fact, template, target=fact.target_new) for fact in facts for template in TEMPLATES]
         self.tokens = round(sum(len(row.ids) - 1 for row in rows) / EXAMPLES)  # of a search,
         self.live = round(sum(len(row.ids) - 1 - row.subject for row in rows) / EXAMPLES)  # from the subject's last on,
@@ -56,7 +65,7 @@ class Costs:
 
     def passed(self, tokens: float, weights: int, rows: float = CHUNK) -> Load:
         """So many tokens through so many weights, `rows` of them at a time."""
-        return Counter({(round(min(rows, CHUNK)) or 1, "forward"): 2 * weights * tokens})
+        return Counter({(round(min(rows, CHUNK)) or 1, "forward"): round(2 * weights * tokens)})
 
     def search(self, n: float, at_once: int = 1) -> Load:
         """n searches of v_e, so many in one batch."""
@@ -65,7 +74,7 @@ class Costs:
         for products, back, times in search_products(self.model, self.tokens, self.live, self.read, evaluations):
             for weight, rows in products:
                 place = (max(1, min(rows * at_once, CHUNK)), "back" if back else "forward")
-                load[place] += 2 * weight.numel() * rows * times * n
+                load[place] += round(2 * weight.numel() * rows * times * n)
         return load
 
     def naive_search(self) -> Load:
@@ -102,16 +111,30 @@ class Costs:
 
     def second_moment(self, tokens: float) -> Load:
         """C_0."""
-        return self.passed(tokens, self.below) + Counter({(CHUNK, "moment"): 2 * self.d_k**2 * tokens})
+        return self.passed(tokens, self.below) + Counter({(CHUNK, "moment"): round(2 * self.d_k**2 * tokens)})
 
     def solves(self, n: float) -> Load:
         """n times C_0^-1 k."""
-        return Counter({(1, "solve"): 2 * self.d_k**2 * n})
+        return Counter({(1, "solve"): round(2 * self.d_k**2 * n)})
+
+    def memory(self, at_once: int, probed: float) -> float:
+        """Bytes on the device: the weights, a copy of W, and the largest of search, probes and C_0."""
+        weights = FLOAT * (self.model.lm.num_parameters() + self.model.site.weight.numel())
+        probes = FLOAT * probed * 2 * self.vocabulary
+        c_0 = 8 * self.d_k**2 + 16 * self.d_k * BATCH_TOKENS
+        return weights + max(self.search_memory(at_once), probes, c_0)
+
+    def search_memory(self, at_once: int) -> float:
+        """Bytes that a search of so many facts keeps for the way back."""
+        maps = weights_of(linear_maps(blocks_of(self.model.lm)[self.model.layer]))
+        kept = sum(weight.shape[0] for weight in maps) + 4 * self.model.site.weight.shape[0]  # per token and block
+        above = self.model.depth - 1 - self.model.layer
+        return FLOAT * at_once * (self.live * above * kept + 3 * self.vocabulary * self.read)
 
 
 def times(n: float, load: Load) -> Load:
     """A load n times over."""
-    return Counter({place: n * flops for place, flops in load.items()})
+    return Counter({place: round(n * flops) for place, flops in load.items()})
 
 
 class Rates:

@@ -2,17 +2,14 @@
 
 python -m rrome.plan --profile paper --model gpt2-xl --device cuda
 
-    hours   = arithmetic (see costs) / rate of such products on the device, measured now * (search / its floor)
-    memory  = weights + W + the largest of
-                search   facts at once * (live tokens * blocks above l* * (outputs of a block's maps + 4 d) + 3 V read) * 4
-                probes   models at once * tokens of the probe * 2 V * 4
-                C_0      8 d_k^2 + 16 d_k * tokens of a batch
+    hours   = arithmetic / rate of such products on the device, measured now * (search / its floor)
+    memory  = weights and what the notebook's largest batch holds (see costs)
     disk    = weights, 8 d_k^2 for C_0, 4 (d_v + d_k) per logged edit, and a line of a journal per result
 
-In bytes, for float32. Live tokens are those from the subject's last one on, V is the vocabulary, `read` how often a search
-reads it. The last factor of hours is measured too: figures/speed.csv has a search and its products alone.
+In bytes, for float32. The last factor of hours is measured too: figures/speed.csv has a search and its products alone.
 """
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,20 +24,16 @@ import typer
 import yaml
 
 from .cache import cache_dir
-from .costs import Costs, Load, Rates, times
+from .costs import FLOAT, Costs, Load, Rates, times
 from .devices import available
 from .errors import RromeError
-from .keys import BATCH_TOKENS
 from .models import DEFAULT_MODEL, outline
 from .protocol import N_TEST_PREFIXES, PROBE_CHARACTERS, SEQUENTIAL_PROBE_CHARACTERS
 from .rules import NAMED_RULES, RULES
 from .run import defaults, profile_parameters
 from .single import AT_ONCE
-from .sites import blocks_of
-from .speed import linear_maps, weights_of
 
 GIB, HOUR = 2**30, 3600
-FLOAT = 4  # bytes
 SPEED = "speed.csv"  # what notebook 7 measured
 PROBE, SEQUENTIAL_PROBE = PROBE_CHARACTERS / 4.5, SEQUENTIAL_PROBE_CHARACTERS / 4.5  # tokens, of 4.5 letters each
 LINE = 2_100  # bytes of a journal's line: the mean of the laptop profile's single-edit study
@@ -151,13 +144,13 @@ def plan(folder: Path, profile: str, costs: Costs, rates: Rates, overhead: float
         costs.second_moment(max((p.get("c0_tokens", 0) for p in parameters.values()), default=0)), 8 * costs.d_k**2
     )
     works = {"C_0": c_0} | {name: WORK[name](costs, p) if name in WORK else None for name, p in parameters.items()}
-    rows = [("the model", weights, 0.0, weights)]
+    rows: list[tuple[str, float, float, float]] = [("the model", weights, 0.0, weights)]
     for name, work in works.items():
         if work is None:
-            rows.append((name, *[float("nan")] * 3))
+            rows.append((name, math.nan, math.nan, math.nan))
             continue
         hours = overhead * rates.seconds(work.load) / HOUR
-        rows.append((name, memory(costs, work.at_once, work.models) if work.load else 0.0, hours, work.disk))
+        rows.append((name, costs.memory(work.at_once, work.models * PROBE) if work.load else 0.0, hours, work.disk))
     return pd.DataFrame(rows, columns=["what", "memory", "hours", "disk"])
 
 
@@ -173,24 +166,6 @@ def named(folder: Path, profile: str) -> list[Path]:
     if missing:
         raise RromeError(f"{file.name} names notebooks that are not there: {', '.join(missing)}")
     return paths
-
-
-def memory(costs: Costs, at_once: int, models: int) -> float:
-    """Bytes on the device while a notebook runs, as the module has it."""
-    model, vocabulary = costs.model, costs.model.lm.get_output_embeddings().weight.shape[0]
-    probes = FLOAT * models * PROBE * 2 * vocabulary
-    c_0 = 8 * costs.d_k**2 + 16 * costs.d_k * BATCH_TOKENS
-    weights = FLOAT * (model.lm.num_parameters() + model.site.weight.numel())
-    return weights + max(search_memory(costs, at_once), probes, c_0)
-
-
-def search_memory(costs: Costs, at_once: int) -> float:
-    """Bytes that a search keeps for the way back, of so many facts at once."""
-    model = costs.model
-    maps = weights_of(linear_maps(blocks_of(model.lm)[model.layer]))
-    kept = sum(weight.shape[0] for weight in maps) + 4 * model.site.weight.shape[0]  # floats per token and block
-    vocabulary = model.lm.get_output_embeddings().weight.shape[0]
-    return FLOAT * at_once * (costs.live * (model.depth - 1 - model.layer) * kept + 3 * vocabulary * costs.read)
 
 
 def measured_overhead(figures: Path) -> float:

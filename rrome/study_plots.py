@@ -160,8 +160,8 @@ def leading_tokens(table: pd.DataFrame) -> Figure:
 def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
     """Against the tokens behind C_0: size of the updates, S, how far C_0^-1 k_e has settled, and the seconds for C_0.
 
-    Medians over facts, of ordinary subjects full and of first-token ones hollow, with every fact as a point; shaded are sizes
-    without a C_0. `usual` is marked.
+    Medians over facts, of ordinary subjects full and of first-token ones hollow, with every fact as a point; S of ordinary
+    ones alone. Shaded are sizes without a C_0. `usual` is marked.
     """
     refused = table.loc[table["refused"].notna(), "tokens"]
     table = table[table["refused"].isna()]
@@ -177,18 +177,18 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
                     here["tokens"], here["delta_frobenius"], ".", color=COLOURS[rule], alpha=0.3, markersize=3
                 )
                 means = by_size[["ES", "PS", "NS"]].mean()
-                axes[0, 1].plot(means.index, score(means["ES"], means["PS"], means["NS"]), markersize=5, **marks)
+                if not is_first:
+                    axes[0, 1].plot(means.index, score(means["ES"], means["PS"], means["NS"]), markersize=5, **marks)
             once = part.drop_duplicates(["tokens", "fact"])
             grey = {"color": "0.3", "marker": "o", "fillstyle": fill, "markersize": 5}
             axes[1, 0].plot(once.groupby("tokens")["cosine"].median(), **grey)
         axes[1, 1].plot(table.groupby("tokens")["seconds"].first(), color="0.3", marker="o", markersize=5)
-        names = {"yscale": "log", "ylabel": r"$\Vert\Delta\Vert_F$"}, {"ylabel": "S", "ylim": (0, 1.02)}
-        names += (
-            {"ylabel": r"cosine of $C_0^{-1}k_e$ with the largest size's"},
-            {"yscale": "log", "ylabel": "seconds for $C_0$"},
-        )
-        for panel, name in zip(axes.flat, names, strict=True):
-            panel.set(xscale="log", **name)
+        axes[0, 0].set(yscale="log", ylabel=r"$\Vert\Delta\Vert_F$")
+        axes[0, 1].set(ylim=(0, 1.02), ylabel="S, ordinary subjects")
+        axes[1, 0].set_ylabel(r"cosine of $C_0^{-1}k_e$ with the largest size's")
+        axes[1, 1].set(yscale="log", ylabel="seconds for $C_0$")
+        for panel in axes.flat:
+            panel.set_xscale("log")
             panel.axvline(d_k, color="black", linestyle=":", linewidth=1)
             panel.axvline(usual, color="0.6", linestyle="--", linewidth=1)
             if len(refused):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from facts_for_tests import FACTS
 
 from rrome import Search, load_facts, speed
 from rrome import costs as costs_module
@@ -67,3 +68,21 @@ def test_a_rate_is_measured_once_for_each_kind_and_number_of_rows(tiny, monkeypa
 def test_real_products_of_every_kind_are_timed(tiny):
     rates = Rates(tiny, torch.device("cpu"))
     assert all(rates.rate(3, kind) > 0 for kind in ("forward", "back", "moment", "solve"))
+
+
+def test_the_memory_of_a_search_is_of_the_size_of_what_autograd_keeps(tiny):
+    costs = Costs(tiny)
+    batch, kept = freeze(tiny, [FACTS[0]], ["{}"] * 21)[0], {}
+    mine = {parameter.data_ptr() for parameter in tiny.lm.parameters()}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in mine:
+            kept[tensor.data_ptr()] = (tensor, tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        batch.evaluate([torch.zeros(tiny.site.weight.shape[0], requires_grad=True)])
+    live = int(batch.mask[:, -batch.ids.shape[1] :].sum())
+    measured = sum(size for _, size in kept.values()) / live
+    estimate = costs.search_memory(1) / costs.live
+    assert 0.5 < estimate / measured < 2

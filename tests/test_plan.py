@@ -2,14 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from facts_for_tests import FACTS
 from typer import Typer
 from typer.testing import CliRunner
 
 from rrome import RromeError
 from rrome import plan as planning
 from rrome.costs import Costs
-from rrome.frozen import freeze
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -95,23 +93,6 @@ def test_the_overhead_is_read_from_the_measured_speed(tmp_path):
     assert planning.measured_overhead(tmp_path) == 1.5
     with pytest.raises(RromeError, match="absent.speed.csv has no measured search .*make bench"):
         planning.measured_overhead(tmp_path / "absent")
-
-
-def test_the_memory_of_a_search_is_of_the_size_of_what_autograd_keeps(costs, tiny_llama):
-    batch, kept = freeze(tiny_llama, [FACTS[0]], ["{}"] * 21)[0], {}
-    mine = {parameter.data_ptr() for parameter in tiny_llama.lm.parameters()}
-
-    def keep(tensor):
-        if tensor.data_ptr() not in mine:
-            kept[tensor.data_ptr()] = (tensor, tensor.untyped_storage().nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch.evaluate([torch.zeros(tiny_llama.site.weight.shape[0], requires_grad=True)])
-    live = int(batch.mask[:, -batch.ids.shape[1] :].sum())
-    measured = sum(size for _, size in kept.values()) / live
-    estimate = planning.search_memory(costs, 1) / costs.live
-    assert 0.5 < estimate / measured < 2
 
 
 def run(*arguments):

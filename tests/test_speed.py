@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import CONFIGS, make_model
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, Search, second_moment, speed
@@ -28,16 +29,19 @@ def test_stages_leave_the_model_as_it_was(editor):
     assert torch.equal(editor.model.site.weight, before)
 
 
-def test_the_floor_counts_every_unavoidable_product_once(tiny_llama):
-    fact, widths = FACTS[0], {"model": 32, "mlp": 64, "attention": 2 * 32 * 32 + 2 * 32 * 16}
-    batch = freeze(tiny_llama, [fact], PREFIXES)[0]
+@pytest.mark.parametrize(
+    ("family", "attention", "mlp"),
+    [("llama", 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 64), ("gpt2", 4 * 32 * 32, 2 * 32 * 128)],
+)
+def test_the_floor_counts_every_unavoidable_product_once(family, attention, mlp):
+    fact, model = FACTS[0], make_model(CONFIGS[family])
+    batch = freeze(model, [fact], PREFIXES)[0]
     tokens, live = batch.mask.sum().item(), batch.mask[:, -batch.ids.shape[1] :].sum().item()
-    read = len(PREFIXES) * len(tiny_llama.tokenizer(" " + fact.target_new)["input_ids"]) + 1
-    mlp, head = 3 * widths["model"] * widths["mlp"], 32 * len(tiny_llama.tokenizer)
-    block = widths["attention"] + mlp  # l* is 1 of 4 blocks: one block whole above it, and the last one's attention
-    step = live * (block + widths["attention"]) + read * (mlp + head)
-    once = tokens * 2 * block + (tokens - live) * (block + widths["attention"])
-    assert speed.search_floor(tiny_llama, batch, 4)[0] == 2 * (7 * step + once)
+    read = len(PREFIXES) * len(model.tokenizer(" " + fact.target_new)["input_ids"]) + 1
+    head, block = 32 * len(model.tokenizer), attention + mlp
+    step = live * (block + attention) + read * (mlp + head)  # l* is 1 of 4: a whole block, and the last one's attention
+    once = tokens * 2 * block + (tokens - live) * (block + attention)
+    assert speed.search_floor(model, batch, 4)[0] == 2 * (7 * step + once)
 
 
 def test_scaling_measures_each_size_of_each_kind(editor):
