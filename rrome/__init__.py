@@ -1,5 +1,7 @@
 """rrome: the paper *Rebuilding ROME*, reproduced. The order of the imports is the order in which data flows."""
 
+__version__ = "0.1.0"
+
 from .errors import RromeError
 from .models import Model, generate, load, wrap
 from .facts import Fact
@@ -11,7 +13,6 @@ from .rules import RULES, KeyChoice, RankOneUpdate, Rule
 from .editor import Editor
 from .edit_log import EditLog
 
-__version__ = "0.1.0"
 __all__ = [
     "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Rule", "Search",
     "SecondMoment", "Value", "generate", "load", "load_facts", "second_moment", "wrap",

@@ -3,7 +3,9 @@
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 from .covariance import SecondMoment
 from .edits import Update
@@ -13,6 +15,7 @@ from .keys import Keys, fact_keys
 from .models import Model
 from .prompts import check_templates, sample_prefixes
 from .rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
+from .share import save_adapter, save_merged
 from .values import Search, Value, find_values
 
 
@@ -52,6 +55,19 @@ class Editor:
         self.search = search or Search(**model.published)
         self.prefixes = check_templates(sample_prefixes(model, seed) if prefixes is None else prefixes)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an update owes to the editor, as JSON."""
+        return {
+            "model": self.model.fingerprint,
+            "layer": self.model.layer,
+            "second_moment": self.second_moment.key,
+            "prefixes": list(self.prefixes),
+            "leading": self.leading,
+            "seed": self.seed,
+            "search": vars(self.search),
+        }
+
     def keys(self, fact: Fact) -> Keys:
         """k_e and k_e^o of a fact; they do not depend on W, so they hold through a whole sequential run."""
         return fact_keys(self.model, fact, self.prefixes, self.leading)
@@ -76,7 +92,8 @@ class Editor:
         self._guard(fact, rule, keys)
         value = value or self.value(fact)
         keys = keys or value.keys
-        return rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
+        update = rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
+        return replace(update, fact=fact)
 
     def _guard(self, fact: Fact, rule: Rule, keys: Keys | None) -> None:
         """Refuse or warn of an edit that its keys foretell to be disabling."""
@@ -123,3 +140,18 @@ class Editor:
             yield
         finally:
             self.revert(update)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the updates now in W as a LoRA adapter that plain `peft` loads, with a model card (see share).
+
+        `EditLog(folder)` reads it back. RromeError when nothing is applied, or for a folder that is not empty.
+        """
+        save_adapter(folder, self.model, self.applied_updates, self._provenance)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the edited model as an ordinary transformers folder; RromeError as in `save`."""
+        save_merged(folder, self.model, self._provenance)
+
+    @property
+    def _provenance(self) -> dict[str, Any]:
+        return self.settings | {"second_moment_tokens": self.second_moment.count}

@@ -6,7 +6,7 @@ made by adding updates to the original, always in the same order: bit for bit th
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -30,6 +30,11 @@ class Update(Protocol):
 
     @property
     def subject(self) -> str: ...
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of it besides the factors, as JSON."""
+        ...
 
     def add_to(self, site: EditSite) -> None:
         """W <- W + left right^T."""

@@ -70,7 +70,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _convert(source: Path, folder: Path, source_hash: str) -> None:
     """Dequantise through transformers, then rebuild as a plain model: a GGUF model calls itself quantised."""
-    with _quiet_bars():
+    with quiet_bars():
         where: dict[str, Any] = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         try:
             quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
@@ -92,7 +92,7 @@ def _convert(source: Path, folder: Path, source_hash: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_bars() -> Iterator[None]:
+def quiet_bars() -> Iterator[None]:
     """No transformers progress bars inside, and whatever was set before afterwards."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

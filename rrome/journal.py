@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
         raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
+
+
+def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A finished journal in one go, for `read_journal`."""
+    lines = [{"settings": settings}, *rows]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 class Journal:

@@ -8,10 +8,11 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 """
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from .cache import atomic
 from .covariance import SecondMoment
 from .errors import RromeError
+from .facts import Fact
 from .keys import Keys
 from .sites import EditSite
 from .values import Value
@@ -100,7 +102,8 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
 class RankOneUpdate:
     """Delta = left right^T, kept factored: `left` (d_v,), `right` (d_k,), float32.
 
-    `denominator` is u . k_d before division and `cosine` that of the angle between k_e and k_e^o.
+    `denominator` is u . k_d before division and `cosine` that of the angle between k_e and k_e^o; `fact` is what the
+    update was made for, where that is known.
     """
 
     left: torch.Tensor
@@ -109,6 +112,7 @@ class RankOneUpdate:
     subject: str
     denominator: float
     cosine: float
+    fact: Fact | None = None
 
     @property
     def norm(self) -> float:
@@ -133,10 +137,22 @@ class RankOneUpdate:
         else:
             weight.copy_(torch.addr(weight.float(), left, right))
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of the update besides its factors, as JSON."""
+        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine")}
+        return known | {"fact": self.fact and self.fact.to_record()}
+
+    @classmethod
+    def of(cls, left: torch.Tensor, right: torch.Tensor, notes: Mapping[str, Any]) -> "RankOneUpdate":
+        """The update that has these factors and notes."""
+        fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
+        numbers = float(notes["denominator"]), float(notes["cosine"])
+        return cls(left, right, notes["rule"], notes["subject"], *numbers, fact)
+
     def save(self, path: str | Path) -> None:
-        """Write the factors to a safetensors file."""
-        notes = {name: repr(getattr(self, name)) for name in ("denominator", "cosine")}
-        notes |= {"rule": self.rule, "subject": self.subject}
+        """Write the factors to a safetensors file, the notes into its header."""
+        notes = {name: note if isinstance(note, str) else json.dumps(note) for name, note in self.notes.items()}
         with atomic(Path(path)) as scratch:
             save_file({"left": self.left, "right": self.right}, scratch, metadata=notes)
 
@@ -146,10 +162,9 @@ class RankOneUpdate:
         try:
             with safe_open(path, "pt") as file:
                 notes = file.metadata()
-                left, right = (file.get_tensor(name) for name in ("left", "right"))
-                denominator, cosine = (float(notes[name]) for name in ("denominator", "cosine"))
-                return cls(left, right, notes["rule"], notes["subject"], denominator, cosine)
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+                fact = json.loads(notes.get("fact", "null"))
+                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | {"fact": fact})
+        except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise RromeError(f"{path} is not a saved update: {error}") from error
 
 

@@ -113,15 +113,7 @@ def _table(rows: Sequence[dict[str, Any]], rules: Sequence[str]) -> pd.DataFrame
 
 def study_settings(editor: Editor) -> dict[str, Any]:
     """What the numbers of a study owe to its editor, as JSON, for the header of its journal."""
-    return {
-        "model": editor.model.fingerprint,
-        "layer": editor.model.layer,
-        "second_moment": editor.second_moment.key,
-        "prefixes": list(editor.prefixes),
-        "leading": editor.leading,
-        "seed": editor.seed,
-        "search": vars(editor.search),
-    }
+    return editor.settings
 
 
 def _one_fact(
