@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 import dask
 import pandas as pd
@@ -164,7 +165,7 @@ def test_no_scheduler_at_the_address_is_named(tmp_path):
 
 def test_an_editor_is_not_sent_to_workers(editor, tmp_path):
     with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names rather than objects"):
-        scale.single_edits(2, lambda: open(tmp_path), FACTS, tmp_path / "study.jsonl")
+        scale.single_edits(2, partial(make_editor, Lock()), FACTS, tmp_path / "study.jsonl")
     with pytest.raises(RromeError, match="make_editor carries 8 MB to every worker"):
         scale.single_edits(2, partial(make_editor, bytes(8_000_000)), FACTS, tmp_path / "study.jsonl")
 
