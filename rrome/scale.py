@@ -67,7 +67,8 @@ def single_edits(
             tasks = {}
             for batch in batches:
                 part = [facts[n] for n in batch]
-                tasks[client.submit(_measured, recipe, settings, part, chosen, measures, pure=False)] = batch
+                task = client.submit(_measured, recipe, settings, part, chosen, measures, pure=False)
+                tasks[task] = batch
             for task in as_completed(tasks, loop=client.loop):
                 yield from zip(tasks[task], _result(task), strict=True)
 
@@ -99,14 +100,10 @@ def sequential_edits(
         tasks = {}
         for rule, seed in runs:
             place = Path(folder).resolve() / f"{rule}-{seed}"
-            tasks[client.submit(_run, recipe, settings, sequences[seed], place, chosen[rule], checks, pure=False)] = (
-                rule,
-                seed,
-            )
-        made = {}
-        for task in bar(
-            as_completed(tasks, loop=client.loop), total=len(tasks), desc="runs", unit="run", show=progress
-        ):
+            task = client.submit(_run, recipe, settings, sequences[seed], place, chosen[rule], checks, pure=False)
+            tasks[task] = rule, seed
+        made, done = {}, as_completed(tasks, loop=client.loop)
+        for task in bar(done, total=len(tasks), desc="runs", unit="run", show=progress):
             made[tasks[task]] = _result(task)
     return {run: made[run] for run in runs}
 
