@@ -1,13 +1,15 @@
 """The protocols that notebooks share: the same editor, facts, measures and records."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from . import scale
 from .claims import Evidence
 from .covariance import second_moment
 from .downstream import Task, agreement_task, recall_task
@@ -29,11 +31,23 @@ N_TEST_PREFIXES = 4
 
 
 def standard_editor(
-    model_name: str, *, device: str | None = None, layer: int | None = None, c0_tokens: int = 100_000, seed: int = 0
+    model_name: str,
+    *,
+    device: str | None = None,
+    layer: int | None = None,
+    c0_tokens: int = 100_000,
+    seed: int = 0,
+    prefixes: Sequence[str] | None = None,
 ) -> Editor:
-    """A model with its C_0 over the Factbook's prose and sampled prefixes."""
+    """A model with its C_0 over the Factbook's prose and sampled (or the given) prefixes."""
     model = load(model_name, device=device, layer=layer)
-    return Editor(model, second_moment(model, factbook_prose("second-moment"), c0_tokens), seed=seed)
+    return Editor(model, second_moment(model, factbook_prose("second-moment"), c0_tokens), prefixes, seed=seed)
+
+
+def standard_recipe(editor: Editor) -> Callable[[], Editor]:
+    """What makes a standard editor again on a worker, on that worker's own device."""
+    same = {"layer": editor.model.layer, "c0_tokens": editor.second_moment.count, "prefixes": editor.prefixes}
+    return partial(standard_editor, editor.model.name, seed=editor.seed, **same)
 
 
 def standard_facts(
@@ -53,11 +67,24 @@ def standard_measures(editor: Editor, *, n_generated: int, spoken: Sequence[str]
 
 
 def standard_study(
-    editor: Editor, facts: Sequence[Fact], folder: str | Path, profile: str, *, n_generated: int, spoken: Sequence[str]
+    editor: Editor,
+    facts: Sequence[Fact],
+    folder: str | Path,
+    profile: str,
+    *,
+    n_generated: int,
+    spoken: Sequence[str],
+    cluster: str | int = "",
 ) -> pd.DataFrame:
-    """The single-edit study of all eight rules, in FOLDER/single_edits-MODEL-PROFILE.jsonl; a second caller only reads it."""
+    """The single-edit study of all eight rules, in FOLDER/single_edits-MODEL-PROFILE.jsonl; a second caller only reads it.
+
+    `cluster` (see scale) has Dask's workers make it.
+    """
     measures = standard_measures(editor, n_generated=n_generated, spoken=spoken)
-    return single_edits(editor, facts, study_path(folder, editor.model.name, profile), measures=measures)
+    path = study_path(folder, editor.model.name, profile)
+    if cluster:
+        return scale.single_edits(cluster, standard_recipe(editor), facts, path, measures=measures)
+    return single_edits(editor, facts, path, measures=measures)
 
 
 def study_path(folder: str | Path, model_name: str, profile: str) -> Path:
