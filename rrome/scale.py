@@ -113,7 +113,7 @@ def local_workers(n: int) -> LocalCluster:
     threads = max(1, (os.cpu_count() or 1) // n)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}):
-        return LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=None, dashboard_address=None)
+        return LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0")
 
 
 @contextlib.contextmanager

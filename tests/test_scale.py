@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -108,7 +109,7 @@ def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, editor, whole
     facts = sorted(FACTS, key=lambda fact: editor.preflight(fact).amplification["rome"])
     careful = partial(make_editor, max_amplification=sum(sorted(sizes)[-2:]) / 2)
     study = cluster, careful, facts, tmp_path / "study.jsonl"
-    with pytest.raises(RromeError, match=f"{facts[-1].rewrite!r} under 'rome' is likely to disable the model"):
+    with pytest.raises(RromeError, match=re.escape(f"{facts[-1].rewrite!r} under 'rome' is likely to disable")):
         scale.single_edits(*study, rules=["rome"], measures=MEASURES)
     made = keys(tmp_path / "study.jsonl")
     assert 6 <= len(made) <= 8 and not [key for key in made if key[0] == 4]
@@ -149,7 +150,7 @@ def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cl
 
 def test_a_worker_that_would_run_two_tasks_at_once_is_refused(tmp_path):
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as workers,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as workers,
         pytest.raises(RromeError, match="worker 0 has 2 threads.*start it with --nthreads 1"),
     ):
         scale.single_edits(workers.scheduler_address, make_editor, FACTS, tmp_path / "study.jsonl")
