@@ -46,8 +46,10 @@ def standard_editor(
 
 def standard_recipe(editor: Editor) -> Callable[[], Editor]:
     """What makes a standard editor again on a worker, on that worker's own device."""
-    same = {"layer": editor.model.layer, "c0_tokens": editor.second_moment.count, "prefixes": editor.prefixes}
-    return partial(standard_editor, editor.model.name, seed=editor.seed, **same)
+    model, c0_tokens = editor.model, editor.second_moment.count
+    return partial(
+        standard_editor, model.name, layer=model.layer, c0_tokens=c0_tokens, seed=editor.seed, prefixes=editor.prefixes
+    )
 
 
 def standard_facts(

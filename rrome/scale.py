@@ -17,9 +17,10 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import dask
@@ -39,6 +40,7 @@ from .sequential import Checks, SequentialRun
 from .single import Measures, Rows, study_settings
 
 logger = logging.getLogger(__name__)
+Label = TypeVar("Label")
 MAX_RECIPE = 1_000_000  # bytes of a pickled make_editor; weights are larger
 
 
@@ -61,16 +63,14 @@ def single_edits(
     """
     measures, chosen, recipe = measures or Measures(), dict(map(rule_named, rules)), _recipe(make_editor)
     with connected(cluster) as client:
-        settings, suited = _result(client.submit(_begin, recipe, facts, pure=False))
+        settings, suited = _result(client.submit(_begin, recipe, facts, pure=False))  # C_0 is cached for the others
 
-        def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
-            tasks = {}
-            for batch in batches:
-                part = [facts[n] for n in batch]
-                task = client.submit(_measured, recipe, settings, part, chosen, measures, pure=False)
-                tasks[task] = batch
-            for task in as_completed(tasks, loop=client.loop):
-                yield from zip(tasks[task], _result(task), strict=True)
+        def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, Rows]]:
+            parts = [[facts[n] for n in batch] for batch in batches]
+            work = partial(_measured, recipe, settings, chosen, measures)
+            tasks = dict(zip(client.map(work, parts, pure=False), batches, strict=True))
+            for batch, made in _results(client, tasks):
+                yield from zip(batch, made, strict=True)
 
         header = settings | single.chosen_settings(facts, chosen, measures)
         return single.record_edits(path, header, len(facts), make, at_once=at_once or suited, progress=progress)
@@ -94,17 +94,15 @@ def sequential_edits(
     """
     recipe, chosen = _recipe(make_editor), dict(map(rule_named, rules))
     runs = [(rule, seed) for rule in chosen for seed in sequences]
+    places = [Path(folder).resolve() / f"{rule}-{seed}" for rule, seed in runs]
     every = list(dict.fromkeys(fact for facts in sequences.values() for fact in facts))
     with connected(cluster) as client:
         settings, _ = _result(client.submit(_begin, recipe, every, pure=False))
-        tasks = {}
-        for rule, seed in runs:
-            place = Path(folder).resolve() / f"{rule}-{seed}"
-            task = client.submit(_run, recipe, settings, sequences[seed], place, chosen[rule], checks, pure=False)
-            tasks[task] = rule, seed
-        made, done = {}, as_completed(tasks, loop=client.loop)
-        for task in bar(done, total=len(tasks), desc="runs", unit="run", show=progress):
-            made[tasks[task]] = _result(task)
+        work = partial(_run, recipe, settings, checks)
+        given = [chosen[rule] for rule, _ in runs], [sequences[seed] for _, seed in runs], places
+        tasks = dict(zip(client.map(work, *given, pure=False), runs, strict=True))
+        ended = bar(_results(client, tasks), total=len(runs), desc="runs", unit="run", show=progress)
+        made = dict(ended)
     return {run: made[run] for run in runs}
 
 
@@ -164,6 +162,14 @@ def _recipe(make_editor: Callable[[], Editor]) -> bytes:
     return recipe
 
 
+def _results(client: Client, tasks: dict[Future, Label]) -> Iterator[tuple[Label, Any]]:
+    """(label, result) of each task as it ends; it is let go of, else it would be done again when its worker dies later."""
+    for task in as_completed(tasks, loop=client.loop):
+        label, result = tasks.pop(task), _result(task)
+        del task
+        yield label, result
+
+
 def _result(task: Future) -> Any:
     """What a task returned, or the error that it raised; RromeError when workers or the scheduler were lost."""
     remedy = "what was done is on disk, so call again to go on"
@@ -217,14 +223,14 @@ def _begin(recipe: bytes, facts: Sequence[Fact]) -> tuple[dict[str, Any], int]:
 
 
 def _measured(
-    recipe: bytes, settings: Mapping[str, Any], facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures
+    recipe: bytes, settings: Mapping[str, Any], rules: Mapping[str, Rule], measures: Measures, facts: Sequence[Fact]
 ) -> list[Rows]:
     with _at_work(recipe, settings) as editor:
         return list(single.measured_edits(editor, facts, rules, measures))
 
 
 def _run(
-    recipe: bytes, settings: Mapping[str, Any], facts: Sequence[Fact], folder: Path, rule: Rule, checks: Checks | None
+    recipe: bytes, settings: Mapping[str, Any], checks: Checks | None, rule: Rule, facts: Sequence[Fact], folder: Path
 ) -> SequentialRun:
     with _at_work(recipe, settings) as editor:
         return sequential.sequential_edits(editor, facts, folder, rule=rule, checks=checks, progress=False)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,22 +30,29 @@ def make_mortal_editor(folder: Path, subject: str, deaths: int = 1) -> Editor:
 
 
 class Mortal(Editor):
-    """Keeps a file per subject searched, and a file per death."""
+    """Leaves in `folder` a line for every subject that it searches, and a file for every death."""
 
     def __init__(self, editor: Editor, folder: Path, subject: str, deaths: int):
         super().__init__(editor.model, editor.second_moment, editor.prefixes)
         self.folder, self.subject, self.deaths = folder, subject, deaths
+        self.searched: list[str] = []
 
     def values(self, facts):
-        """v_e, if it lives to see it."""
+        """v_e, if it lives to see it; before it dies, what it found earlier is written down elsewhere."""
         died = len(list(self.folder.glob("death-*")))
         if died < self.deaths and any(fact.subject == self.subject for fact in facts):
             (self.folder / f"death-{died}").touch()
+            while (journal := self.folder / "study.jsonl").exists() and not self._in(journal.read_text()):
+                time.sleep(0.01)
+            time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
-        for fact in facts:
-            with open(self.folder / "searched", "a", encoding="utf-8") as file:
-                file.write(fact.subject + "\n")
+        self.searched += [fact.subject for fact in facts]
+        with open(self.folder / "searched", "a", encoding="utf-8") as file:
+            file.writelines(fact.subject + "\n" for fact in facts)
         return super().values(facts)
+
+    def _in(self, journal: str) -> bool:
+        return all(subject in journal for subject in self.searched)
 
 
 def make_facts(n=5):

@@ -72,6 +72,8 @@ def test_a_killed_worker_loses_nothing(cluster, whole, tmp_path):
     same(scale.single_edits(cluster, mortal, FACTS, tmp_path / "study.jsonl", measures=MEASURES), whole[0])
     assert (tmp_path / "death-0").exists()
     assert keys(tmp_path / "study.jsonl") == keys(whole[1])
+    searched = (tmp_path / "searched").read_text().splitlines()
+    assert sorted(searched) == sorted(fact.subject for fact in FACTS)
 
 
 def test_a_fact_that_kills_its_workers_is_given_up_and_the_others_are_kept(workers, whole, tmp_path, monkeypatch):
@@ -111,8 +113,11 @@ def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, editor, whole
     study = cluster, careful, facts, tmp_path / "study.jsonl"
     with pytest.raises(RromeError, match=re.escape(f"{facts[-1].rewrite!r} under 'rome' is likely to disable")):
         scale.single_edits(*study, rules=["rome"], measures=MEASURES)
+    before = (tmp_path / "study.jsonl").read_text()
     made = keys(tmp_path / "study.jsonl")
-    assert 6 <= len(made) <= 8 and not [key for key in made if key[0] == 4]
+    assert made and len(made) % 2 == 0 and (4, "rome") not in made
+    scale.single_edits(cluster, make_editor, *study[2:], rules=["rome"], measures=MEASURES)
+    assert (tmp_path / "study.jsonl").read_text().startswith(before) and len(keys(tmp_path / "study.jsonl")) == 10
 
 
 def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_lose(cluster, editor, tmp_path):
