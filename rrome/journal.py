@@ -110,14 +110,16 @@ class Journal:
             raise
 
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if names:
-            changes = "; ".join(
-                f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names
-            )
+        if changes := differences(found, wanted):
             raise RromeError(
                 f"{self.path} holds a study with other settings ({changes}): choose another file or move it away"
             )
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings in which two studies differ, and how; empty when they are the same."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names)
 
 
 def _short(value: Any) -> str:

@@ -89,7 +89,7 @@ def load(
     """
     entry = read_yaml("models.yaml").get(str(name), {})
     source = _source(name, entry)
-    lm, tokenizer = _from_pretrained(source, dtype, available(device), revision or entry.get("revision"))
+    lm, tokenizer = _from_pretrained(source, dtype, _numbered(available(device)), revision or entry.get("revision"))
     origin = {
         "source": entry.get("requirement") or entry.get("hub") or str(name),
         "sha256": _source_hash(source),
@@ -177,6 +177,14 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
         )
     new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+
+
+def _numbered(device: str | torch.device) -> str | torch.device:
+    """A device with its number: transformers' loading threads do not know which accelerator is the current one here."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator and str(device) == accelerator.type:
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
+    return device
 
 
 def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:

@@ -1,7 +1,7 @@
 """The protocols that notebooks share: the same editor, facts, measures and records."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from . import scale
 from .claims import Evidence
 from .covariance import second_moment_from
 from .downstream import Task, agreement_task, recall_task
@@ -37,10 +38,18 @@ def standard_editor(
     c0_text: str = FACTBOOK,
     c0_tokens: int = 100_000,
     seed: int = 0,
+    prefixes: Sequence[str] | None = None,
 ) -> Editor:
-    """A model with its C_0 from the text or statistics file that `c0_text` names, and sampled prefixes."""
+    """A model with its C_0 from the text or statistics file that `c0_text` names, and sampled (or the given) prefixes."""
     model = load(model_name, device=device, layer=layer)
-    return Editor(model, second_moment_from(model, c0_text, c0_tokens), seed=seed)
+    return Editor(model, second_moment_from(model, c0_text, c0_tokens), prefixes, seed=seed)
+
+
+def standard_recipe(editor: Editor, c0_text: str = FACTBOOK) -> Callable[[], Editor]:
+    """What makes a standard editor again on a worker, on that worker's own device."""
+    model, prefixes, n = editor.model, editor.prefixes, editor.second_moment.count
+    standard = partial(standard_editor, c0_text=c0_text, c0_tokens=n, seed=editor.seed, prefixes=prefixes)
+    return partial(standard, model.name, layer=model.layer)
 
 
 def standard_facts(
@@ -60,11 +69,25 @@ def standard_measures(editor: Editor, *, n_generated: int, spoken: Sequence[str]
 
 
 def standard_study(
-    editor: Editor, facts: Sequence[Fact], folder: str | Path, profile: str, *, n_generated: int, spoken: Sequence[str]
+    editor: Editor,
+    facts: Sequence[Fact],
+    folder: str | Path,
+    profile: str,
+    *,
+    n_generated: int,
+    spoken: Sequence[str],
+    cluster: str | int = "",
+    c0_text: str = FACTBOOK,
 ) -> pd.DataFrame:
-    """The single-edit study of all eight rules, in FOLDER/single_edits-MODEL-PROFILE.jsonl; a second caller only reads it."""
+    """The single-edit study of all eight rules, in FOLDER/single_edits-MODEL-PROFILE.jsonl; a second caller only reads it.
+
+    `cluster` (see scale) has Dask's workers make it, with editors like this one, whose C_0 is from `c0_text`.
+    """
     measures = standard_measures(editor, n_generated=n_generated, spoken=spoken)
-    return single_edits(editor, facts, study_path(folder, editor.model.name, profile), measures=measures)
+    path = study_path(folder, editor.model.name, profile)
+    if cluster:
+        return scale.single_edits(cluster, standard_recipe(editor, c0_text), facts, path, measures=measures)
+    return single_edits(editor, facts, path, measures=measures)
 
 
 def study_path(folder: str | Path, model_name: str, profile: str) -> Path:

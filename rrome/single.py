@@ -1,7 +1,7 @@
 """The single-edit study: every fact edited alone, measured one way, one row per fact and rule."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .scores import fact_probabilities, row_perplexities
 from .values import Value
 
 AT_ONCE = 8  # facts searched in one batch where that is faster
+Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
 
 
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
@@ -80,23 +81,49 @@ def single_edits(
     """
     measures, chosen = measures or Measures(), dict(map(rule_named, rules))
     check_prompts(editor.model, facts)
-    settings = study_settings(editor) | {"facts": digest(*(fact.to_record() for fact in facts))}
-    settings |= {"rules": list(chosen)} | asdict(measures)
-    wanted = ["unedited", *chosen]
+
+    def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
+        for batch in batches:
+            yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
+
+    settings = study_settings(editor) | chosen_settings(facts, chosen, measures)
+    return record_edits(path, settings, len(facts), make, at_once=at_once or facts_at_once(editor), progress=progress)
+
+
+def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
+    """What the numbers of a single-edit study owe to the caller's choices, as JSON, for the header of its journal."""
+    return {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
+
+
+def facts_at_once(editor: Editor) -> int:
+    """How many facts are best searched in one batch where the editor's model is."""
+    return 1 if editor.model.device.type == "cpu" else AT_ONCE
+
+
+def record_edits(
+    path: str | Path,
+    settings: Mapping[str, Any],
+    n_facts: int,
+    make: Callable[[list[list[int]]], Iterable[tuple[int, Rows]]],
+    *,
+    at_once: int,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """The study's table: `make` is given the missing facts' numbers in batches, and each fact's rows are kept as they come.
+
+    Facts may come in any order and from anywhere; only this process writes the journal at `path`.
+    """
+    wanted = ["unedited", *settings["rules"]]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
-        missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in range(len(facts))}
+        missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in range(n_facts)}
         numbers = [n for n in missing if missing[n]]
-        at_once = at_once or (1 if editor.model.device.type == "cpu" else AT_ONCE)
-        with bar(
-            total=len(facts), initial=len(facts) - len(numbers), desc="edits", unit="fact", show=progress
-        ) as shown:
-            for batch in (numbers[start : start + at_once] for start in range(0, len(numbers), at_once)):
-                for number, value in zip(batch, editor.values([facts[n] for n in batch]), strict=True):
-                    rows = _one_fact(editor, facts[number], value, chosen, measures)
-                    for rule in missing[number]:
-                        journal.append({"fact": number, "rule": rule, **rows[rule]})
-                    shown.update()
+        batches = [numbers[start : start + at_once] for start in range(0, len(numbers), at_once)]
+        with bar(total=n_facts, initial=n_facts - len(numbers), desc="edits", unit="fact", show=progress) as shown:
+            for number, rows in make(batches):
+                for rule in missing[number]:
+                    journal.append({"fact": number, "rule": rule, **rows[rule]})
+                shown.update()
     return _table(journal.rows, wanted)
 
 
@@ -116,9 +143,15 @@ def study_settings(editor: Editor) -> dict[str, Any]:
     return editor.settings
 
 
-def _one_fact(
-    editor: Editor, fact: Fact, value: Value, rules: Mapping[str, Rule], measures: Measures
-) -> dict[str, dict[str, Any]]:
+def measured_edits(
+    editor: Editor, facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures
+) -> Iterator[Rows]:
+    """Each fact's row per rule, "unedited" first; v_e is searched for all these facts in one batch."""
+    for fact, value in zip(facts, editor.values(facts), strict=True):
+        yield _one_fact(editor, fact, value, rules, measures)
+
+
+def _one_fact(editor: Editor, fact: Fact, value: Value, rules: Mapping[str, Rule], measures: Measures) -> Rows:
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
     keys = value.keys
     updates = {name: editor.update(fact, rule, keys=keys, value=value) for name, rule in rules.items()}

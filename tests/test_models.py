@@ -4,10 +4,11 @@ import time
 import pytest
 import torch
 from accelerate import dispatch_model
+from conftest import make_tokenizer
 from facts_for_tests import FACTS, PREFIXES
 
 import rrome
-from rrome import RromeError
+from rrome import RromeError, models
 from rrome.data_files import read_yaml
 from rrome.models import weights_fingerprint
 from rrome.values import Search, find_value
@@ -153,3 +154,21 @@ def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
     spread = rrome.wrap(lm, tiny_llama.tokenizer, 1)
     assert torch.equal(find_value(spread, FACTS[0], PREFIXES).delta, find_value(tiny_llama, FACTS[0], PREFIXES).delta)
     assert vars(lm.model.layers[0])["forward"] is forward
+
+
+def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch):
+    """transformers reads weights in threads, to which the number that is current in this one means nothing."""
+    devices = []
+
+    def from_pretrained(*_, device_map, **__):
+        devices.append(device_map[""])
+        raise OSError("far enough")
+
+    make_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    for device in (None, "cuda", "cuda:1", "cpu"):
+        with pytest.raises(RromeError, match="far enough"):
+            rrome.load(tmp_path, device=device)
+    assert devices == [torch.device("cuda:3"), torch.device("cuda:3"), "cuda:1", "cpu"]

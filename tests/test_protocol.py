@@ -1,10 +1,19 @@
 import json
+import pickle
 
 import pytest
 from conftest import make_tokenizer
 
 from rrome import RromeError, load_facts
-from rrome.protocol import standard_checks, standard_editor, standard_evidence, standard_sequence, standard_tasks
+from rrome.protocol import (
+    standard_checks,
+    standard_editor,
+    standard_evidence,
+    standard_recipe,
+    standard_sequence,
+    standard_tasks,
+)
+from rrome.single import study_settings
 
 
 def test_a_longer_sequence_begins_with_the_shorter_one():
@@ -51,3 +60,9 @@ def test_the_probe_is_held_out_text():
 def test_evidence_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RromeError, match=r"no journal at .*sequential-m-laptop/rome-0/edits\.jsonl.*run the study"):
         standard_evidence(tmp_path, "m", "laptop", order=0)
+
+
+def test_a_standard_editor_can_be_made_again_on_a_worker():
+    editor = standard_editor("smollm2-135m", layer=4, c0_tokens=2000, seed=3, prefixes=["{}", "So. {}"])
+    recipe = pickle.dumps(standard_recipe(editor))
+    assert study_settings(pickle.loads(recipe)()) == study_settings(editor)

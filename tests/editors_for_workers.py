@@ -1,0 +1,61 @@
+"""Editors that workers make for themselves, and what can go wrong with them."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from conftest import CONFIGS, make_model, random_texts
+from distributed import get_worker
+from facts_for_tests import FACTS, PREFIXES
+
+from rrome import Editor, second_moment
+
+
+def make_editor(prefixes=PREFIXES, **settings) -> Editor:
+    """An editor of a tiny Llama."""
+    model = make_model(CONFIGS["llama"])
+    return Editor(model, second_moment(model, random_texts(), None, cache=False), prefixes=prefixes, **settings)
+
+
+def make_own_editor() -> Editor:
+    """An editor whose prefixes are each worker's own."""
+    return make_editor(["{}", f"Worker {get_worker().name} says. {{}}"])
+
+
+def make_mortal_editor(folder: Path, subject: str, deaths: int = 1) -> Editor:
+    """An editor whose process is killed when it comes to a subject, as often as `deaths` says."""
+    return Mortal(make_editor(), folder, subject, deaths)
+
+
+class Mortal(Editor):
+    """Leaves in `folder` a line for every subject that it searches, and a file for every death."""
+
+    def __init__(self, editor: Editor, folder: Path, subject: str, deaths: int):
+        super().__init__(editor.model, editor.second_moment, editor.prefixes)
+        self.folder, self.subject, self.deaths = folder, subject, deaths
+        self.searched: list[str] = []
+
+    def values(self, facts):
+        """v_e, if it lives to see it; before it dies, what it found earlier is written down elsewhere."""
+        died = len(list(self.folder.glob("death-*")))
+        if died < self.deaths and any(fact.subject == self.subject for fact in facts):
+            (self.folder / f"death-{died}").touch()
+            while (journal := self.folder / "study.jsonl").exists() and not self._in(journal.read_text()):
+                time.sleep(0.01)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.searched += [fact.subject for fact in facts]
+        with open(self.folder / "searched", "a", encoding="utf-8") as file:
+            file.writelines(fact.subject + "\n" for fact in facts)
+        return super().values(facts)
+
+    def _in(self, journal: str) -> bool:
+        return all(subject in journal for subject in self.searched)
+
+
+def make_facts(n=5):
+    """Facts with a true answer and one prompt of each kind."""
+    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("Paris is",), "generation": ("The town",)}
+    return [replace(fact, target_true="Berlin", case_id=n, **prompts) for n, fact in enumerate(FACTS[:n])]

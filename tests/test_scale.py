@@ -1,0 +1,189 @@
+import re
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+
+import dask
+import pandas as pd
+import pytest
+from distributed import LocalCluster
+from editors_for_workers import make_editor, make_facts, make_mortal_editor, make_own_editor
+
+from rrome import Editor, RromeError, scale
+from rrome.journal import Journal, read_journal
+from rrome.sequential import Checks, read_sequential, sequential_edits
+from rrome.single import Measures, single_edits
+
+MEASURES = Measures(n_generated=4)
+FACTS = make_facts()
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """Two workers, as processes of their own, that several studies use."""
+    with scale.local_workers(2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def cluster(workers):
+    return workers.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return make_editor()
+
+
+@pytest.fixture(scope="module")
+def whole(editor, tmp_path_factory):
+    """The table of one process, and its journal."""
+    path = tmp_path_factory.mktemp("whole") / "study.jsonl"
+    return single_edits(editor, FACTS, path, measures=MEASURES), path
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-4, atol=1e-7)
+
+
+def keys(path):
+    return sorted((row["fact"], row["rule"]) for row in read_journal(path)[1])
+
+
+def test_two_workers_and_one_process_give_the_same_table_and_journal(cluster, whole, tmp_path):
+    table, path = whole
+    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+    assert keys(tmp_path / "study.jsonl") == keys(path)
+    assert read_journal(tmp_path / "study.jsonl")[0] == read_journal(path)[0]
+
+
+def test_a_study_goes_on_from_one_process_to_a_cluster_and_back(cluster, editor, whole, tmp_path, monkeypatch):
+    table, path = whole
+    lines = path.read_text().splitlines(keepends=True)
+    (tmp_path / "study.jsonl").write_text("".join(lines[:16]))  # one fact, and one half
+    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+    assert (tmp_path / "study.jsonl").read_text().startswith("".join(lines[:16]))
+    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
+    same(single_edits(editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+
+
+def test_a_killed_worker_loses_nothing(cluster, whole, tmp_path):
+    mortal = partial(make_mortal_editor, tmp_path, FACTS[2].subject)
+    same(scale.single_edits(cluster, mortal, FACTS, tmp_path / "study.jsonl", measures=MEASURES), whole[0])
+    assert (tmp_path / "death-0").exists()
+    assert keys(tmp_path / "study.jsonl") == keys(whole[1])
+    searched = (tmp_path / "searched").read_text().splitlines()
+    assert sorted(searched) == sorted(fact.subject for fact in FACTS)
+
+
+def test_a_fact_that_kills_its_workers_is_given_up_and_the_others_are_kept(workers, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
+    mortal = partial(make_mortal_editor, tmp_path, FACTS[-1].subject)
+    study = workers.scheduler_address, mortal, FACTS, tmp_path / "study.jsonl"
+    with pytest.raises(RromeError, match="1 workers died at the same task.*call again to go on"):
+        scale.single_edits(*study, measures=MEASURES)
+    assert len(keys(tmp_path / "study.jsonl")) % 9 == 0
+    same(scale.single_edits(*study, measures=MEASURES), whole[0])
+
+
+def test_a_stopped_coordinator_goes_on(cluster, whole, tmp_path, monkeypatch):
+    append = Journal.append
+
+    def stop(self, row):
+        if len(self.rows) == 13:
+            raise KeyboardInterrupt
+        append(self, row)
+
+    study = partial(make_mortal_editor, tmp_path, "", 0)
+    monkeypatch.setattr(Journal, "append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", measures=MEASURES)
+    monkeypatch.setattr(Journal, "append", append)
+    (first,) = {row["fact"] for row in read_journal(tmp_path / "study.jsonl")[1][:9]}
+    (tmp_path / "searched").unlink()
+    same(scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", measures=MEASURES), whole[0])
+    assert keys(tmp_path / "study.jsonl") == keys(whole[1])
+    assert FACTS[first].subject not in (tmp_path / "searched").read_text().splitlines()
+
+
+def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, editor, whole, tmp_path):
+    sizes = [editor.preflight(fact).amplification["rome"] for fact in FACTS]
+    facts = sorted(FACTS, key=lambda fact: editor.preflight(fact).amplification["rome"])
+    careful = partial(make_editor, max_amplification=sum(sorted(sizes)[-2:]) / 2)
+    study = cluster, careful, facts, tmp_path / "study.jsonl"
+    with pytest.raises(RromeError, match=re.escape(f"{facts[-1].rewrite!r} under 'rome' is likely to disable")):
+        scale.single_edits(*study, rules=["rome"], measures=MEASURES)
+    before = (tmp_path / "study.jsonl").read_text()
+    made = keys(tmp_path / "study.jsonl")
+    assert made and len(made) % 2 == 0 and (4, "rome") not in made
+    scale.single_edits(cluster, make_editor, *study[2:], rules=["rome"], measures=MEASURES)
+    assert (tmp_path / "study.jsonl").read_text().startswith(before) and len(keys(tmp_path / "study.jsonl")) == 10
+
+
+def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_lose(cluster, editor, tmp_path):
+    sequences, checks = {7: FACTS[:3], 2: FACTS[2::-1]}, Checks(every=2, probe="The old town lies on the river.")
+    mortal = partial(make_mortal_editor, tmp_path, FACTS[1].subject)
+    study = cluster, mortal, sequences, tmp_path / "runs"
+    runs = scale.sequential_edits(*study, rules=["r-rome", "rome"], checks=checks)
+    assert (tmp_path / "death-0").exists()
+    assert list(runs) == [("r-rome", 7), ("r-rome", 2), ("rome", 7), ("rome", 2)]
+    for (rule, seed), run in runs.items():
+        alone = sequential_edits(
+            editor, sequences[seed], tmp_path / "alone" / f"{rule}-{seed}", rule=rule, checks=checks
+        )
+        kept = read_sequential(tmp_path / "runs" / f"{rule}-{seed}")
+        for name in ("edits", "checkpoints", "final"):
+            same(getattr(run, name), getattr(alone, name))
+            same(getattr(kept, name), getattr(run, name))
+
+
+def test_workers_whose_editors_differ_are_refused(cluster, tmp_path):
+    with pytest.raises(RromeError, match=r"the editor of worker \d is not the study's \(prefixes: .* there, .* now\)"):
+        scale.single_edits(cluster, make_own_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES)
+
+
+def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cluster, tmp_path):
+    facts = [*FACTS, replace(FACTS[0], target_true=None)]
+    with pytest.raises(RromeError, match="has no target_true"):
+        scale.single_edits(cluster, make_editor, facts, tmp_path / "study.jsonl")
+    with pytest.raises(RromeError, match="has no target_true"):
+        scale.sequential_edits(cluster, make_editor, {0: FACTS, 1: facts}, tmp_path / "runs")
+    with pytest.raises(RromeError, match="unknown rule 'memit'"):
+        scale.sequential_edits(cluster, make_editor, {0: FACTS}, tmp_path / "runs", rules=["memit"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_would_run_two_tasks_at_once_is_refused(tmp_path):
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as workers,
+        pytest.raises(RromeError, match="worker 0 has 2 threads.*start it with --nthreads 1"),
+    ):
+        scale.single_edits(workers.scheduler_address, make_editor, FACTS, tmp_path / "study.jsonl")
+
+
+def test_no_scheduler_at_the_address_is_named(tmp_path):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
+        pytest.raises(RromeError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'.*`dask scheduler`"),
+    ):
+        scale.single_edits("tcp://127.0.0.1:9", make_editor, FACTS, tmp_path / "study.jsonl")
+
+
+def test_an_editor_is_not_sent_to_workers(editor, tmp_path):
+    with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names rather than objects"):
+        scale.single_edits(2, partial(make_editor, Lock()), FACTS, tmp_path / "study.jsonl")
+    with pytest.raises(RromeError, match="make_editor carries 8 MB to every worker"):
+        scale.single_edits(2, partial(make_editor, bytes(8_000_000)), FACTS, tmp_path / "study.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name, count, number",
+    [(0, 0, None), (3, 4, 3), ("gpu-2", 4, 2), ("gpu-5", 4, 1), ("tcp://10.0.0.2:4001", 1, 0), ("node7", 1, 0)],
+)
+def test_a_worker_takes_the_accelerator_of_its_number(name, count, number):
+    assert scale.accelerator_of(name, count) == number
+
+
+def test_a_worker_without_a_number_cannot_choose_among_accelerators():
+    with pytest.raises(RromeError, match="worker tcp://10.0.0.2:4001 sees 4 accelerators and has no number"):
+        scale.accelerator_of("tcp://10.0.0.2:4001", 4)
