@@ -39,7 +39,7 @@ html_theme_options = {
     "navigation_with_keys": False,
 }
 if repository := settings.get("urls", {}).get("Repository"):
-    html_theme_options |= {"repository_url": repository, "use_repository_button": True}
+    html_theme_options["extra_footer"] = f'<a href="{repository}">{repository}</a>'
 
 
 def prepare(app: Sphinx, docname: str, content: list[str]) -> None:
