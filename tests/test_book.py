@@ -16,7 +16,7 @@ def source(tmp_path_factory):
     """The repository laid out with one notebook that seems to have been run."""
     root = tmp_path_factory.mktemp("root")
     for path in pages.ROOT.iterdir():
-        if path.name in (*pages.FOLDERS, "notebooks", "README.md"):
+        if path.is_file() or path.name in (*pages.FOLDERS, "notebooks"):
             (root / path.name).symlink_to(path)
     (root / "build" / "laptop").mkdir(parents=True)
     (root / "build" / "laptop" / "01_the_update.ipynb").write_text("run")
