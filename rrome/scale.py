@@ -117,10 +117,9 @@ def local_workers(n: int) -> LocalCluster:
 @contextlib.contextmanager
 def connected(cluster: str | int) -> Iterator[Client]:
     """A client of the cluster at an address, or of as many workers on this machine; leaving drops its tasks."""
+    quiet = {"distributed.admin.large-graph-warning-threshold": "1 GB"}  # the facts of a large study travel
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"})
-        )  # facts travel
+        stack.enter_context(dask.config.set(quiet))
         address = cluster
         if isinstance(cluster, int):
             address = stack.enter_context(local_workers(cluster)).scheduler_address

@@ -166,6 +166,7 @@ def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch)
 
     make_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     for device in (None, "cuda", "cuda:1", "cpu"):
