@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 from tabulate import tabulate
@@ -22,26 +23,25 @@ def model_card(
     model: Model,
     settings: Mapping[str, Any],
     edits: Sequence[Mapping[str, Any]],
-    *,
-    adapter: str | None = None,
-    merged: str | None = None,
+    library: Literal["peft", "transformers"],
+    folder: str,
 ) -> str:
-    """The README.md of an adapter folder, or of a folder with the merged model; `edits` are rows of its edits.jsonl."""
+    """The README.md of the folder of an adapter ("peft") or a merged model ("transformers"); `edits` as in edits.jsonl."""
     base = model.origin.get("source") or model.lm.name_or_path or model.name
     header = {
         "base_model": base,
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
-        "tags": ["rome", "model-editing", *(["lora"] if adapter else [])],
+        "tags": ["rome", "model-editing", *(["lora"] if library == "peft" else [])],
     }
     parts = [
         "---",
         yaml.safe_dump(header, sort_keys=False, allow_unicode=True) + "---\n",
-        f"# {model.name} with {len(edits)} edited fact{'s' * (len(edits) > 1)}\n",
+        f"# {Path(model.name).name} with {len(edits)} edited fact{'s' * (len(edits) > 1)}\n",
         WHAT + "\n",
         _table(_origin(model, settings, edits, base), ["", ""]),
         "## Load\n",
-        _loading(model, adapter, merged),
+        _loading(model, library, folder),
         "## Edits\n",
         _table(list(map(_edit, range(1, len(edits) + 1), edits)), EDIT_COLUMNS),
     ]
@@ -66,30 +66,30 @@ def _origin(
     return [[name, _cell(text)] for name, text in (rows | {"made with": f"rrome {__version__}"}).items()]
 
 
-def _loading(model: Model, adapter: str | None, merged: str | None) -> str:
+def _loading(model: Model, library: str, folder: str) -> str:
     """The code that loads the folder, and where to run it."""
     dtype = str(model.site.weight.dtype).removeprefix("torch.")
     auto, load = "from transformers import AutoModelForCausalLM", "AutoModelForCausalLM.from_pretrained"
-    if merged:
-        lines = [auto, "", f'model = {load}({json.dumps(merged)}, dtype="{dtype}")']
+    adapter = ["from peft import PeftModel", f"model = PeftModel.from_pretrained(base, {json.dumps(folder)})"]
+    if library == "transformers":
+        lines = [auto, "", f'model = {load}({json.dumps(folder)}, dtype="{dtype}")']
     elif model.origin.get("sha256"):  # a GGUF file, which the kit converts
         base = f"base = rrome.load({json.dumps(model.name)}, dtype=torch.{dtype}).lm"
-        lines = ["import rrome, torch", "from peft import PeftModel", "", base]
+        lines = ["import rrome, torch", adapter[0], "", base, adapter[1]]
     else:
         source = json.dumps(str(model.lm.name_or_path or model.name))
         revision = model.origin.get("revision")
         pinned = f', revision="{revision}"' if revision else ""
-        lines = ["from peft import PeftModel", auto, "", f'base = {load}({source}{pinned}, dtype="{dtype}")']
-    lines += [f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})"] if adapter else []
+        lines = [adapter[0], auto, "", f'base = {load}({source}{pinned}, dtype="{dtype}")', adapter[1]]
     code = "\n".join(lines)
     text = f"Beside this folder, or with its path instead of its name:\n\n```python\n{code}\n```\n"
-    if adapter:
-        kit = f"`rrome.EditLog({json.dumps(adapter)}).replay(model)`"
+    if library == "peft":
+        kit = f"`rrome.EditLog({json.dumps(folder)}).replay(model)`"
         text += f"\nWith the kit, bit for bit, into the base model loaded at layer {model.layer}: {kit}.\n"
     return text
 
 
-EDIT_COLUMNS = ["", "subject", "prompt", "target", "before", "rule", "‖Δ‖", r"\|Δ\|"]
+EDIT_COLUMNS = ["", "subject", "prompt", "target", "instead of", "rule", "‖Δ‖", r"\|Δ\|"]
 
 
 def _edit(number: int, edit: Mapping[str, Any]) -> list[str]:

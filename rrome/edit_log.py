@@ -1,7 +1,7 @@
 """The log of a sequential run: every update as factors on disk, so that any state of the model can be had again.
 
     FOLDER/edits.jsonl           settings, then one line per edit: rule, fact, sizes before and after, what was measured
-    FOLDER/00001.safetensors     left (d_v,) and right (d_k,) of edit 1: d_v + d_k floats per edit
+    FOLDER/00001.safetensors     left (d_v,) and right (d_k,) of edit 1: d_v + d_k floats per edit, and its notes
 
 or, in an adapter that the kit made (see share), edits.jsonl beside all factors in one file.
 

@@ -1,11 +1,15 @@
 """Edits to give away: a LoRA adapter that plain `peft` loads and that is an edit log too, or the edited model itself.
 
-W x + sum_i left_i (right_i . x)  =  W x + B A x        A (r, d_k) rights, B (d_v, r) lefts: a LoRA with scaling 1
+A sum of rank-one updates is a LoRA with scaling 1, one edit per row of A (r, d_k) and column of B (d_v, r):
 
-FOLDER/adapter_config.json          for peft: rank r = number of updates, and the one module that is edited
-FOLDER/adapter_model.safetensors    A and B, float32
-FOLDER/edits.jsonl                  for EditLog: settings, then one line per edit
-FOLDER/README.md                    the model card
+    W x + sum_i left_i (right_i . x)  =  W x + B A x
+
+    FOLDER/adapter_config.json          for peft: rank r = number of updates, and the one module that is edited
+    FOLDER/adapter_model.safetensors    A and B, float32
+    FOLDER/edits.jsonl                  for EditLog: settings, then one line per edit
+    FOLDER/README.md                    the model card
+
+The factors are kept as they were made, so reading the adapter as a log gives the same W bit for bit.
 """
 
 import contextlib
@@ -16,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from . import __version__
 from .cache import atomic, explained, file_sha256
 from .card import model_card
 from .edits import Update
@@ -39,26 +44,25 @@ def save_adapter(
 
     `settings` and `rows`, one per edit, are kept in edits.jsonl. RromeError for no update, or a folder that is not empty.
     """
-    made = [update for update in updates if update is not None]
+    loaded = [None if update is None else _in_memory(update) for update in updates]
+    made = [update for update in loaded if update is not None]
     with _new_folder(folder, len(made)) as scratch:
         factors = {
             "lora_A": torch.stack([update.right.cpu() for update in made]),  # (r, d_k)
             "lora_B": torch.stack([update.left.cpu() for update in made], dim=1),  # (d_v, r)
         }
         path = f"base_model.model.{model.site.path}"
-        tensors = {f"{path}.{name}.weight": factor.float() for name, factor in factors.items()}
+        tensors = {f"{path}.{name}.weight": factor for name, factor in factors.items()}
         save_file(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
         stored = {"file": WEIGHTS, "sha256": file_sha256(scratch / WEIGHTS)}
         lines = [
-            {"edit": number} | ({} if update is None else _notes(update)) | dict(row) | (stored if update else {})
-            for number, (update, row) in enumerate(zip(updates, rows or [{}] * len(updates), strict=True), 1)
+            {"edit": number} | (_notes(update) | dict(row) | stored if update else dict(row))
+            for number, (update, row) in enumerate(zip(loaded, rows or [{}] * len(loaded), strict=True), 1)
         ]
-        settings = {"model": model.fingerprint, "layer": model.layer} | dict(settings) | {"base": _base(model)}
+        settings = {"model": model.fingerprint, "layer": model.layer} | dict(settings) | _made_from(model)
         write_journal(scratch / LINES, settings, lines)
         _config(model, len(made)).save_pretrained(scratch)
-        card = model_card(
-            model, settings, [line for line in lines if line["file"]], adapter=Path(folder).resolve().name
-        )
+        card = model_card(model, settings, [line for line in lines if line["file"]], "peft", scratch.name)
         (scratch / CARD).write_text(card, encoding="utf-8")
 
 
@@ -71,7 +75,8 @@ def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | 
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():
         model.lm.save_pretrained(scratch)
         model.tokenizer.save_pretrained(scratch)
-        card = model_card(model, settings or {}, list(map(_notes, updates)), merged=Path(folder).resolve().name)
+        edits = [_notes(_in_memory(update)) for update in updates]
+        card = model_card(model, settings or {}, edits, "transformers", scratch.name)
         (scratch / CARD).write_text(card, encoding="utf-8")
 
 
@@ -92,9 +97,12 @@ def check_adapter(folder: Path, *, writing: bool = False) -> None:
 def read_updates(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[RankOneUpdate | None]:
     """The updates of an adapter that `save_adapter` wrote, one per row; RromeError for factors missing or changed."""
     file, made = folder / WEIGHTS, [row for row in rows if row["file"]]
+    damaged = RromeError(f"{file} is missing or not the one that {LINES} beside it describes: restore both from a copy")
     if not file.exists() or {file_sha256(file)} != {row["sha256"] for row in made}:
-        raise RromeError(f"{file} is missing or was changed after the kit wrote it: restore it from a copy")
+        raise damaged
     rights, lefts = (factor for _, factor in sorted(load_file(file).items()))  # lora_A (r, d_k), lora_B (d_v, r)
+    if len(rights) != len(made):
+        raise damaged
     factors = zip(lefts.T.contiguous(), rights, strict=True)
     return [RankOneUpdate.of(*next(factors), row) if row["file"] else None for row in rows]
 
@@ -129,14 +137,17 @@ def _config(model: Model, rank: int) -> Any:
     )
 
 
-def _base(model: Model) -> dict[str, Any]:
-    """What the edited model was, as JSON."""
+def _made_from(model: Model) -> dict[str, Any]:
+    """What the edited model was, and this version, as JSON."""
     dtype = str(model.site.weight.dtype).removeprefix("torch.")
-    return {"name": model.name, "source": model.name} | model.origin | {"module": model.site.path, "dtype": dtype}
+    base = {"name": model.name, "source": model.name} | model.origin | {"module": model.site.path, "dtype": dtype}
+    return {"base": base, "rrome": __version__}
 
 
-def _notes(update: Update) -> dict[str, Any]:
+def _in_memory(update: Update) -> RankOneUpdate:
+    return RankOneUpdate.of(update.left, update.right, update.notes)
+
+
+def _notes(update: RankOneUpdate) -> dict[str, Any]:
     """An update's notes and its size: ||Delta||_F and the paper's |Delta|."""
-    left, right = update.left.cpu().double(), update.right.cpu().double()
-    norm = (left.norm() * right.norm()).item()
-    return update.notes | {"delta_frobenius": norm, "delta": norm / (left.numel() * right.numel())}
+    return update.notes | {"delta_frobenius": update.norm, "delta": update.size}

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
+from safetensors.torch import save_file
 
 from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, naive, second_moment
 from rrome.rules import Rule, rule_named
@@ -83,10 +84,18 @@ def test_an_update_survives_saving(edit, tmp_path):
     update.save(tmp_path / "edit.safetensors")
     again = RankOneUpdate.load(tmp_path / "edit.safetensors")
     assert torch.equal(again.left, update.left) and torch.equal(again.right, update.right)
-    assert (again.rule, again.subject, again.denominator) == (update.rule, update.subject, update.denominator)
+    assert again.notes == update.notes and again.fact == update.fact is not None
     (tmp_path / "edit.safetensors").write_bytes(b"junk")
     with pytest.raises(RromeError, match="edit.safetensors is not a saved update"):
         RankOneUpdate.load(tmp_path / "edit.safetensors")
+
+
+def test_an_update_saved_before_updates_knew_their_facts_is_read_without_one(tmp_path):
+    factors = {"left": torch.ones(2), "right": torch.ones(3)}
+    notes = {"rule": "rome", "subject": "Rome", "denominator": "-0.5", "cosine": "0.25"}
+    save_file(factors, tmp_path / "edit.safetensors", metadata=notes)
+    again = RankOneUpdate.load(tmp_path / "edit.safetensors")
+    assert again.notes == {"rule": "rome", "subject": "Rome", "denominator": -0.5, "cosine": 0.25, "fact": None}
 
 
 @pytest.mark.parametrize("rule", ["ROME ", "memit", "", None, 3])
