@@ -178,7 +178,9 @@ def test_the_cards_lines_run_in_another_process_without_this_kit(tmp_path):
     assert len(snippet.split("\n\n")) == 2 and len([line for line in snippet.splitlines() if line]) == 4
     subprocess.run([sys.executable, "-c", PROCESS.format(snippet=snippet)], cwd=tmp_path, check=True)
     torch.testing.assert_close(torch.load(tmp_path / "adapter.pt"), logits(model.lm), **CLOSE)
-    torch.testing.assert_close(torch.load(tmp_path / "merged.pt"), logits(model.lm), **CLOSE)  # threads of another process
+    torch.testing.assert_close(
+        torch.load(tmp_path / "merged.pt"), logits(model.lm), **CLOSE
+    )  # threads of another process
 
 
 def test_the_merged_model_is_an_ordinary_one(edited, tmp_path):
