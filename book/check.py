@@ -4,16 +4,19 @@ python -m book.check build/book [--pictures FOLDER]
 """
 
 import argparse
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
+log = logging.getLogger(__name__)
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 SCHEMES = ("light", "dark")
 WORDS = """[...document.querySelectorAll("main p, main li, main h1, main h2, main h3, main td")]
@@ -108,7 +111,7 @@ def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictu
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
     )
-    context.set_default_timeout(120_000)  # a busy machine is not a broken page
+    context.set_default_timeout(600_000)  # a busy machine is not a broken page
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(f"console: {message.text}") if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(f"script error: {error}"))
@@ -144,7 +147,8 @@ def main() -> None:
     parser.add_argument("site", type=Path)
     parser.add_argument("--pictures", type=Path, help="folder for a screenshot of every page")
     given = parser.parse_args()
-    site, wrong = given.site.resolve(), []
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    site, wrong = given.site.resolve(), 0
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -153,14 +157,14 @@ def main() -> None:
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium)
         for path in pages(site):
-            name = path.relative_to(site)
-            wrong += [f"{name}: {problem}" for problem in broken_links(path)]
-            for size in SIZES:
-                for scheme in SCHEMES:
-                    found = read(browser, site, path, size, scheme, given.pictures)
-                    wrong += [f"{name} ({size}, {scheme}): {problem}" for problem in found]
+            found = list(broken_links(path))
+            for size, scheme in product(SIZES, SCHEMES):
+                problems = read(browser, site, path, size, scheme, given.pictures)
+                found += [f"{problem} ({size}, {scheme})" for problem in problems]
+            log.info("%s: %s", path.relative_to(site), "\n    ".join(["", *found]) if found else "good")
+            wrong += len(found)
         browser.close()
-    sys.exit("\n".join(wrong) or None)
+    sys.exit(f"{wrong} problems" if wrong else None)
 
 
 if __name__ == "__main__":
