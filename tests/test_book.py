@@ -51,6 +51,11 @@ def test_what_readme_and_notebooks_link_to_is_there(source):
         assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_no_picture_comes_from_the_network(source):
+    for page in [*source.glob("*.md"), *source.glob("figures/*.md"), *source.glob("notebooks/*.ipynb")]:
+        assert re.findall(r"!\[[^\]]*\]\(\w+://", page.read_text(encoding="utf-8")) == []
+
+
 def test_a_picture_takes_its_words_from_the_notebook_or_else_from_the_heading_above():
     told = pages.readable(notebook(picture("A line goes up.")), Path("x.ipynb"))
     assert told["cells"][-1]["metadata"]["mystnb"]["image"]["alt"] == "A line goes up."
