@@ -57,6 +57,7 @@ def single_edits(
 ) -> pd.DataFrame:
     """The study `single.single_edits` with its facts mapped over a cluster: the same table, the same journal at `path`.
 
+    Numbers differ by rounding alone, as between two numbers of threads (the tests allow 1e-4, relative; 1e-7, absolute).
     A study begun in one process goes on here, and the other way round. Each task is `at_once` facts (None: what the
     first worker's device likes). Raises RromeError for workers whose editors differ, and what a worker raises; rows that
     came before stay in the journal.
