@@ -6,12 +6,12 @@ import pandas as pd
 
 from .editor import Editor
 from .facts import Fact
-from .metrics import distinct_share, normalised_entropy
-from .models import generate
+from .metrics import distinct_share, fact_metrics, normalised_entropy
+from .models import Model, generate
 from .progress import bar
 from .rowwise import rowwise
 from .rules import NAMED_RULES, RankOneUpdate
-from .scores import perplexity
+from .scores import fact_probabilities, perplexity, target_nll
 
 
 def compute_updates(
@@ -38,6 +38,24 @@ def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]])
         for fact, by_rule in zip(facts, updates, strict=True)
         for rule, update in by_rule.items()
     )
+
+
+def in_numbers(model: Model, fact: Fact, updates: Mapping[str, RankOneUpdate]) -> dict[str, list[str | float]]:
+    """Size, probabilities and, where the fact has the prompts for them, ES, PS and NS, by name.
+
+    Each list starts with the model as it is and goes on with what each update makes of it; the model is not changed.
+    """
+    editions = {"unedited": None, **updates}
+    each = [*editions.values()]
+    rows: dict[str, list[str | float]] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
+    nll = target_nll(model, [fact.rewrite] * len(each), [fact.target_new] * len(each), each)
+    rows["p(new answer)"] = nll.neg().exp().tolist()
+    if fact.target_true:
+        pairs = fact_probabilities(model, fact, editions)
+        rows["p(true answer)"] = [pairs[name]["rewrite"][0][1] for name in editions]
+        metrics = pd.DataFrame(fact_metrics(pairs[name]) for name in editions)
+        rows |= metrics[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
+    return rows
 
 
 def what_it_says(

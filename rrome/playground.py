@@ -1,44 +1,46 @@
-"""The playground: type a fact, see what its keys foretell, edit, compare, undo; widgets for a notebook, methods for code.
+"""The playground: type a fact, see what its keys foretell, compare rules, edit, undo; widgets for a notebook, methods for code.
 
-How many edits are in the model is always on the page, and every one can be taken out again, bit for bit.
+Which edits are in the model is always on the page, and every one can be taken out again, bit for bit.
 """
 
 import functools
-import html
-import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
 
 from .editor import Editor
 from .errors import RromeError
+from .examples import in_numbers, what_it_says
 from .facts import Fact
-from .metrics import fact_metrics, normalised_entropy
-from .models import generate
-from .rowwise import rowwise
-from .rules import RULES, RankOneUpdate
-from .scores import fact_probabilities, row_perplexities, target_nll
+from .protocol import standard_probe
+from .rules import NAMED_RULES, RULES, RankOneUpdate
+from .tables import html_table
 from .values import Value
 
-LIKELY = 5  # times what one key throughout would give: the edit is called likely to disable the model
-SHOWN = ("before", "after")
+LIMIT = 5  # times what one key throughout would give: an edit above it is called likely to disable the model
+LIKELY, ORDINARY = "likely to disable the model", "of an ordinary size for its keys"
 
 
-def _told(step: Callable[["Playground"], None]) -> Callable[..., None]:
-    """A step of the playground whose RromeError is shown on the page; the page says when it works and when it is done."""
+def _step(step: Callable[["Playground"], None]) -> Callable[..., None]:
+    """A step of the playground: the page says that it works and how it ended, RromeErrors as their sentence."""
+    name = step.__name__.replace("_", " ").capitalize()
 
     @functools.wraps(step)
     def run(self: "Playground", *_button: Any) -> None:
-        self.message.value = f"<em>{step.__name__.replace('_', ' ')}: working …</em>"
+        start, end = time.perf_counter(), "<strong>stopped by an error</strong>, which the log of the notebook has"
+        self._doing = name
+        self._say("working …")
         try:
             step(self)
+            end = f"done in {time.perf_counter() - start:.1f} s."
         except RromeError as error:
-            self.message.value = f"<strong>Not done:</strong> {html.escape(str(error))}"
-        else:
-            self.message.value = f"{step.__name__.replace('_', ' ').capitalize()}: done."
-        self._count()
+            end = f"<strong>not done</strong>: {escape(str(error))}"
+        finally:
+            self._say(end)
+            self._list_edits()
 
     return run
 
@@ -46,39 +48,40 @@ def _told(step: Callable[["Playground"], None]) -> Callable[..., None]:
 class Playground:
     """One fact after another into the editor's model: show `app` in a notebook, or call the steps.
 
-    `examples` can be picked from a list; `probe` is running text on which perplexity is measured. Fields of the fact are
-    widgets (`fields["subject"].value`), so are the outputs `result`, `message` and `state`.
+    `examples` can be picked from a list; perplexity is measured on the text `probe`, by default the studies' own. What is
+    typed stands in `fields` (`fields["subject"].value`) and `rule`, what comes out in `message`, `state` and `result`.
     """
 
-    def __init__(self, editor: Editor, *, probe: str, examples: Sequence[Fact] = (), n_generated: int = 40):
-        self.editor, self.probe, self.n_generated = editor, probe, n_generated
+    def __init__(
+        self, editor: Editor, *, examples: Sequence[Fact] = (), probe: str | None = None, n_generated: int = 40
+    ):
+        self.editor, self.n_generated = editor, n_generated
+        self.probe = standard_probe() if probe is None else probe
+        self._doing = ""  # the step at work
         self._searched: tuple[Any, Value] | None = None  # what the last value was searched for, and the value
         self.fields: dict[str, widgets.Text | widgets.Textarea] = {
             "prompt": _field(widgets.Text, "Prompt with {}", "The capital of {} is"),
-            "subject": _field(widgets.Text, "Subject"),
-            "target_new": _field(widgets.Text, "New answer"),
-            "target_true": _field(widgets.Text, "True answer"),
-            "paraphrases": _field(widgets.Textarea, "Paraphrases", "one prompt per line, may be empty"),
+            "subject": _field(widgets.Text, "Subject", "France"),
+            "target_new": _field(widgets.Text, "New answer", "Rome"),
+            "target_true": _field(widgets.Text, "True answer", "Paris; may be empty"),
+            "paraphrases": _field(widgets.Textarea, "Paraphrases", "one prompt per line; may be empty"),
             "neighbourhood": _field(widgets.Textarea, "Neighbours", "prompts about others with the same true answer"),
-            "generation": _field(widgets.Textarea, "Let it speak", "one prompt per line"),
+            "generation": _field(widgets.Textarea, "Let it speak", "one prompt per line; may be empty"),
         }
-        self.example = _field(widgets.Dropdown, "Example", options=[(fact.rewrite, fact) for fact in examples])
+        options = [(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples]
+        self.example = _field(widgets.Dropdown, "Example", options=options)
         self.rule = _field(widgets.Dropdown, "Rule", options=list(RULES), value="r-rome")
-        self.result, self.message, self.state = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.example.observe(lambda change: self.fill(change["new"]), "value")
-        if examples:
-            self.fill(examples[0])
-        self._count()
-
-    @property
-    def app(self) -> widgets.VBox:
-        """The page."""
-        steps = [self.preflight, self.edit, self.undo_last, self.undo_all]
+        self.message, self.state, self.result = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        steps = [self.preflight, self.compare, self.edit, self.undo_last, self.undo_all]
         buttons = [widgets.Button(description=step.__name__.replace("_", " ").capitalize()) for step in steps]
         for button, step in zip(buttons, steps, strict=True):
             button.on_click(step)
         form = [self.example, *self.fields.values(), self.rule, widgets.HBox(buttons)]
-        return widgets.VBox([*form, self.message, self.state, self.result])
+        self.app = widgets.VBox([*form, self.message, self.state, self.result])
+        self.example.observe(lambda change: self.fill(change["new"]), "value")
+        if examples:
+            self.fill(examples[0])
+        self._list_edits()
 
     def fill(self, fact: Fact, rule: str | None = None) -> None:
         """Write a fact, and a rule if one is given, into the fields."""
@@ -96,88 +99,95 @@ class Playground:
             typed[name] = tuple(filter(str.strip, typed[name].splitlines()))
         return Fact(**typed)
 
-    @_told
+    @_step
     def preflight(self) -> None:
         """Show what the keys foretell under every rule, without a search."""
         fact = self.fact
         ahead = self.editor.preflight(fact)
-        table = pd.DataFrame({"denominator": ahead.denominator, "amplification": ahead.amplification})
-        times = ahead.amplification[self.rule.value] / min(ahead.amplification[rule] for rule in ("r-rome", "p-rome"))
-        verdict = "likely to disable the model" if times > LIKELY else "as safe as the key allows"
+        one_key = min(ahead.amplification[rule] for rule in ("r-rome", "p-rome"))
+        rows: dict[str, list[str | float]] = {}
+        for rule, amplification in ahead.amplification.items():
+            times = amplification / one_key
+            rows[rule] = [ahead.denominator[rule], amplification, times, LIKELY if times > LIMIT else ORDINARY]
         self.result.value = (
-            f"<p>{html.escape(fact.rewrite)}: the cosine of the two keys is {ahead.cosine:.2f}, their norms are "
+            f"<p>{escape(fact.rewrite)}: the cosine of the two keys is {ahead.cosine:.2f}, their norms are "
             f"{ahead.norm_average:.1f} (averaged) and {ahead.norm_original:.1f} (original). Under {self.rule.value} the "
-            f"residual is amplified {times:.1f} times what one key throughout would give: <strong>{verdict}</strong>.</p>"
-            + _table(table.rename_axis("rule"), "{:.3g}")
+            f"edit is <strong>{rows[self.rule.value][-1]}</strong>: see how many times its residual is amplified, beside "
+            "the better of r-rome and p-rome, which use one key throughout.</p>"
+            + html_table("Every rule", ["rule", "denominator", "amplification", "times one key's", "the edit is"], rows)
         )
 
-    @_told
-    def edit(self) -> None:
-        """Search v_e (unless only the rule has changed since), compare the model before and after, put the update into W."""
+    @_step
+    def compare(self) -> None:
+        """Show the fact under the named rules and the chosen one side by side; the model is not changed."""
         fact = self.fact
-        update = self.editor.update(fact, self.rule.value, value=self._value(fact))
-        measured, said = self._numbers(fact, update), self._words(fact, update)
-        self.editor.apply(update)
-        sizes = f"‖Δ‖<sub>F</sub> = {update.norm:.1f}, denominator {update.denominator:.3g}, cosine {update.cosine:.2f}"
-        head = f"<p>{html.escape(fact.rewrite)} → {html.escape(fact.target_new)} under {update.rule}: {sizes}.</p>"
-        self.result.value = head + _table(measured, "{:.3g}") + _table(said)
+        rules = dict.fromkeys((*NAMED_RULES, self.rule.value))
+        updates = {rule: self._update(fact, rule) for rule in rules}
+        self.result.value = f"<p>{_said(fact)}, not applied:</p>" + self._shown(fact, "now", updates)
 
-    @_told
+    @_step
+    def edit(self) -> None:
+        """Search v_e (unless only the rule has changed since), show the model before and after, put the update into W."""
+        fact = self.fact
+        update = self._update(fact, self.rule.value)
+        shown = self._shown(fact, "before", {"after": update})
+        self.editor.apply(update)
+        keys = f"denominator {update.denominator:.3g}, cosine {update.cosine:.2f}"
+        self.result.value = f"<p>{_said(fact)} under {update.rule}, now in the model ({keys}):</p>" + shown
+
+    @_step
     def undo_last(self) -> None:
         """Take the last edit out."""
         self.editor.revert()
+        self.result.value = ""  # it showed a model that is no more
 
-    @_told
+    @_step
     def undo_all(self) -> None:
         """Take every edit out: the model is bit for bit as it was loaded."""
         self.editor.model.edits.set(())
+        self.result.value = ""
 
-    def _value(self, fact: Fact) -> Value:
-        """v_e of the fact in the model as it is, from memory when neither has changed."""
-        wanted = fact, self.editor.applied_updates
+    def _update(self, fact: Fact, rule: str) -> RankOneUpdate:
+        """The fact's update; its v_e is from memory when neither what is searched for nor the model has changed."""
+        wanted = fact.prompt, fact.subject, fact.target_new, self.editor.applied_updates
         if self._searched is None or self._searched[0] != wanted:
+            self._say("searching the value …")
             self._searched = wanted, self.editor.value(fact)
-        return self._searched[1]
+        return self.editor.update(fact, rule, value=self._searched[1])
 
-    def _numbers(self, fact: Fact, update: RankOneUpdate) -> pd.DataFrame:
-        """Probabilities, metrics where the fact has a true answer, and perplexity, before and after; W is not touched."""
-        model, rows = self.editor.model, {}
-        nll = target_nll(model, [fact.rewrite] * 2, [fact.target_new] * 2, [None, update])
-        rows["p(new answer)"] = [math.exp(-number) for number in nll.tolist()]
-        if fact.target_true:
-            pairs = fact_probabilities(model, fact, dict(zip(SHOWN, (None, update), strict=True)))
-            metrics = {name: fact_metrics(pairs[name]) for name in SHOWN}
-            rows["p(true answer)"] = [pairs[name]["rewrite"][0][1] for name in SHOWN]
-            rows |= {name: [metrics[each][name] for each in SHOWN] for name in ("ES", "PS", "NS")}
-        rows["perplexity"] = row_perplexities(model, self.probe, [None, update])
-        return pd.DataFrame(rows, index=SHOWN).T.dropna().rename_axis("measure")
+    def _shown(self, fact: Fact, now: str, updates: Mapping[str, RankOneUpdate]) -> str:
+        """The model as it is, in a column called `now`, beside each update, in numbers and in words; W stays as it is."""
+        self._say("measuring, and letting the model speak …")
+        prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
+        options = {"n_generated": self.n_generated, "seed": self.editor.seed}
+        said = what_it_says(self.editor, fact, updates, prompts, [self.probe], **options)
+        numbers = in_numbers(self.editor.model, fact, updates)
+        numbers["perplexity"] = [*said["perplexity"][: len(updates) + 1]]
+        said["told"] = said["text"].str.strip() + said["entropy"].map("\n(entropy {:.2f})".format)
+        words = {prompt: [*of["told"]] for prompt, of in said.groupby("prompt", sort=False)}
+        tables = ("In numbers", "measure", numbers), ("In words", "prompt", words)
+        return "".join(html_table(caption, [corner, now, *updates], rows) for caption, corner, rows in tables)
 
-    def _words(self, fact: Fact, update: RankOneUpdate) -> pd.DataFrame:
-        """What the model says after each prompt, before and after, side by side, with the entropy of the text."""
-        prompts = [fact.rewrite, *fact.generation]
-        with rowwise(self.editor.model, [edition for edition in (None, update) for _ in prompts]):
-            texts = generate(self.editor.model, prompts * 2, self.n_generated, seed=self.editor.seed)
-        told = [f"{text.strip()} (entropy {normalised_entropy(text):.2f})" for text in texts]
-        before, after = told[: len(prompts)], told[len(prompts) :]
-        return pd.DataFrame({"prompt": prompts, "before": before, "after": after}).set_index("prompt")
+    def _say(self, what: str) -> None:
+        self.message.value = f"{self._doing}: {what}"
 
-    def _count(self) -> None:
+    def _list_edits(self) -> None:
         """Say which edits are in the model."""
         updates = self.editor.applied_updates
-        items = "".join(
-            f"<li>{html.escape(update.subject)} under {html.escape(update.rule)}</li>" for update in updates
-        )
-        said = f"{len(updates)} edit{'s' * (len(updates) != 1)} in the model" + (
-            "" if updates else ": it is as it was loaded"
-        )
-        self.state.value = f"<p><strong>{said}.</strong></p>" + (f"<ol>{items}</ol>" if updates else "")
+        facts = [getattr(update, "fact", None) for update in updates]
+        items = [
+            f"<li>{_said(fact) if fact else escape(update.subject)} under {escape(update.rule)}</li>"
+            for fact, update in zip(facts, updates, strict=True)
+        ]
+        count = f"{len(updates)} edit{'s' * (len(updates) != 1)} in the model"
+        more = f", W moved by {self.editor.model.edits.distance:.3g} in all" if updates else ": it is as it was loaded"
+        self.state.value = f"<p><strong>{count}</strong>{more}.</p><ol>{''.join(items)}</ol>"
+
+
+def _said(fact: Fact) -> str:
+    return f"{escape(fact.rewrite)} → {escape(fact.target_new)}"
 
 
 def _field(kind: type, label: str, placeholder: str = "", **options: Any) -> Any:
     more = {"placeholder": placeholder} if placeholder else {}
     return kind(description=label, style={"description_width": "8em"}, layout={"width": "98%"}, **more, **options)
-
-
-def _table(table: pd.DataFrame, form: str = "{}") -> str:
-    """An HTML table with headers; what was typed or generated is escaped."""
-    return table.map(form.format).reset_index().to_html(index=False, escape=True, border=0)

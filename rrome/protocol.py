@@ -64,8 +64,13 @@ def standard_measures(editor: Editor, *, n_generated: int, spoken: Sequence[str]
     """Texts of the spoken rules, perplexity on a piece of held-out text, and prefixes that the edit has not seen."""
     sampled = sample_prefixes(editor.model, editor.seed + 1)
     unseen = [template for template in sampled if template != BARE and template not in editor.prefixes]
-    probe = factbook_prose("held-out")[0][:PROBE_CHARACTERS]
-    return Measures(spoken=spoken, n_generated=n_generated, test_prefixes=unseen[:N_TEST_PREFIXES], probe=probe)
+    unseen = unseen[:N_TEST_PREFIXES]
+    return Measures(spoken=spoken, n_generated=n_generated, test_prefixes=unseen, probe=standard_probe())
+
+
+def standard_probe() -> str:
+    """The short held-out text on which perplexity is measured after each edit."""
+    return factbook_prose("held-out")[0][:PROBE_CHARACTERS]
 
 
 def standard_study(

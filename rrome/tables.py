@@ -1,7 +1,8 @@
-"""The metrics table, as a notebook shows it and as CSV, Markdown and LaTeX (booktabs)."""
+"""The metrics table, as a notebook shows it and as CSV, Markdown and LaTeX (booktabs); small tables as HTML."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pandas.io.formats.style import Styler
 from .cache import atomic
 from .plots import NAMES
 from .summaries import COLUMNS
+
+CELL = 'style="text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"'
 
 
 def best_rules(table: pd.DataFrame) -> dict[str, str]:
@@ -78,3 +81,16 @@ def save_table(
         with atomic(files[-1]) as scratch:
             scratch.write_text(content, encoding="utf-8")
     return files
+
+
+def html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
+    """HTML with a caption and headers of columns and rows; every text in it is escaped, numbers have three digits."""
+    head = "".join(f'<th scope="col" {CELL}>{escape(name)}</th>' for name in heads)
+    body = ""
+    for name, cells in rows.items():
+        texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells]
+        data = "".join(f"<td {CELL}>{escape(text)}</td>" for text in texts)
+        body += f'<tr><th scope="row" {CELL}>{escape(name)}</th>{data}</tr>'
+    return (
+        f"<table><caption {CELL}>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
