@@ -21,7 +21,6 @@ from .tables import html_table
 from .values import Value
 
 LIMIT = 5  # times what one key throughout would give: an edit above it is called likely to disable the model
-LIKELY, ORDINARY = "likely to disable the model", "of an ordinary size for its keys"
 
 
 def _step(step: Callable[["Playground"], None]) -> Callable[..., None]:
@@ -105,15 +104,16 @@ class Playground:
         fact = self.fact
         ahead = self.editor.preflight(fact)
         one_key = min(ahead.amplification[rule] for rule in ("r-rome", "p-rome"))
-        rows: dict[str, list[str | float]] = {}
-        for rule, amplification in ahead.amplification.items():
-            times = amplification / one_key
-            rows[rule] = [ahead.denominator[rule], amplification, times, LIKELY if times > LIMIT else ORDINARY]
+        rows = {
+            rule: (ahead.denominator[rule], amplification, amplification / one_key, _verdict(amplification / one_key))
+            for rule, amplification in ahead.amplification.items()
+        }
+        *_, times, verdict = rows[self.rule.value]
         self.result.value = (
             f"<p>{escape(fact.rewrite)}: the cosine of the two keys is {ahead.cosine:.2f}, their norms are "
             f"{ahead.norm_average:.1f} (averaged) and {ahead.norm_original:.1f} (original). Under {self.rule.value} the "
-            f"edit is <strong>{rows[self.rule.value][-1]}</strong>: see how many times its residual is amplified, beside "
-            "the better of r-rome and p-rome, which use one key throughout.</p>"
+            f"edit is <strong>{verdict}</strong>: its residual is amplified {times:.1f} times as much as under the better of "
+            "r-rome and p-rome, which use one key throughout.</p>"
             + html_table("Every rule", ["rule", "denominator", "amplification", "times one key's", "the edit is"], rows)
         )
 
@@ -182,6 +182,10 @@ class Playground:
         count = f"{len(updates)} edit{'s' * (len(updates) != 1)} in the model"
         more = f", W moved by {self.editor.model.edits.distance:.3g} in all" if updates else ": it is as it was loaded"
         self.state.value = f"<p><strong>{count}</strong>{more}.</p><ol>{''.join(items)}</ol>"
+
+
+def _verdict(times: float) -> str:
+    return "likely to disable the model" if times > LIMIT else "of an ordinary size for its keys"
 
 
 def _said(fact: Fact) -> str:
