@@ -9,7 +9,9 @@ A sum of rank-one updates is a LoRA with scaling 1, one edit per row of A (r, d_
     FOLDER/edits.jsonl                  for EditLog: settings, then one line per edit
     FOLDER/README.md                    the model card
 
-The factors are kept as they were made, so reading the adapter as a log gives the same W bit for bit.
+The factors are kept as they were made, so reading the adapter as a log gives the same W bit for bit. peft adds B A x to W x,
+which is the same up to rounding: on the default model in float32, logits of up to 32 differed by at most 4.7e-5 (five
+adapters of one or two edits, ||Delta||_F 19 to 484), and both lay as far (4.7e-5 to 6.7e-5, four of them) from float64.
 """
 
 import contextlib
