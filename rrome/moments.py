@@ -19,7 +19,7 @@ from .errors import RromeError
 from .facts import Fact
 from .metrics import fact_metrics
 from .progress import bar
-from .prompts import read_row
+from .prompts import subject_position
 from .rules import NAMED_RULES, RankOneUpdate, rank_one_update
 from .scores import fact_probabilities
 
@@ -67,7 +67,7 @@ def text_sizes(
         measured = _measured(editor, fact, updates[number])
         last = directions[largest][number]
         for (n, rule), update in updates[number].items():
-            row = about[n] | {"fact": number, "subject": fact.subject, "position": read_row(model, fact).subject}
+            row = about[n] | {"fact": number, "subject": fact.subject, "position": subject_position(model, fact)}
             row["cosine"] = torch.cosine_similarity(directions[n][number], last, dim=0).item()
             rows.append(row | {"rule": rule, "delta_frobenius": update.norm} | measured[n, rule])
     return pd.DataFrame(rows).sort_values(["tokens", "fact"], kind="stable", ignore_index=True)

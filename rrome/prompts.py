@@ -81,6 +81,13 @@ def read_row(
     return Row(tuple(ids), inside[-1], n_target)
 
 
+def subject_position(model: Model, fact: Fact) -> int:
+    """How many of the bare prompt's own tokens stand before the subject's last one; a BOS that the tokeniser adds is none."""
+    last = read_row(model, fact).subject
+    added = model.tokenizer(fact.rewrite, return_special_tokens_mask=True, verbose=False)["special_tokens_mask"]
+    return last - sum(added[:last])
+
+
 def subject_tokens(model: Model, fact: Fact) -> range:
     """The indices of the subject's tokens in the bare prompt."""
     start, end = fact.subject_span

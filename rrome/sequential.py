@@ -23,7 +23,7 @@ from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean
 from .models import Model, generate
 from .progress import bar
-from .prompts import check_prompts, read_row
+from .prompts import check_prompts, subject_position
 from .rules import Rule, rule_named
 from .scores import fact_probabilities, row_perplexities, target_nll
 from .single import study_settings
@@ -119,7 +119,7 @@ def _resume(model: Model, facts: Sequence[Fact], log: EditLog) -> int:
 def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, log: EditLog) -> None:
     """Make one edit, measure it and write it down."""
     model, before = editor.model, editor.model.edits.size
-    row: dict[str, Any] = {"rule": rule.name, "delta_before": before, "position": read_row(model, fact).subject}
+    row: dict[str, Any] = {"rule": rule.name, "delta_before": before, "position": subject_position(model, fact)}
     row |= {"error": None, "cosine": keys.cosine}
     stored: StoredUpdate | None = None
     try:

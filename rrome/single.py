@@ -17,7 +17,7 @@ from .keys import Keys, facts_keys
 from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
 from .progress import bar
-from .prompts import check_prompts, check_templates, fill, read_row
+from .prompts import check_prompts, check_templates, fill, subject_position
 from .rowwise import rowwise
 from .rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from .scores import fact_probabilities, row_perplexities
@@ -30,14 +30,14 @@ Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
     """What the keys foretell of each fact, no search: cosine, key norms, and denominator and amplification per rule.
 
-    `position` is that of the subject's last token in the bare prompt: 0 means that nothing stands before it.
+    `position` is that of the subject's last token in the bare prompt: 0 means that nothing of the prompt stands before it.
     """
     rows = []
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     for fact, keys in zip(facts, every, strict=True):
         ahead = preflight(keys, editor.second_moment, fact.subject)
         row: dict[str, Any] = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
-        row["position"] = read_row(editor.model, fact).subject
+        row["position"] = subject_position(editor.model, fact)
         row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
         row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
         row |= {f"amplification_{rule}": number for rule, number in ahead.amplification.items()}
@@ -186,7 +186,7 @@ def _about(editor: Editor, fact: Fact, keys: Keys) -> dict[str, Any]:
         "target_new": fact.target_new,
         "target_true": fact.target_true,
         "relation": fact.relation,
-        "position": read_row(editor.model, fact).subject,
+        "position": subject_position(editor.model, fact),
         "layer": editor.model.layer,
         "cosine": keys.cosine,
         "norm_average": keys.average.norm().item(),
@@ -234,7 +234,7 @@ def strata(
     ordinary: list[Fact] = []
     first: list[Fact] = []
     for fact in facts:
-        (first if read_row(model, fact).subject == 0 else ordinary).append(fact)
+        (first if subject_position(model, fact) == 0 else ordinary).append(fact)
     for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
         if n > len(pool):
             raise RromeError(

@@ -4,8 +4,8 @@ from tokenisers import SIGNS, TOKENISERS, byte_level
 from tokenizers import processors
 
 import rrome
-from rrome import Editor, Fact, RromeError, Search, naive, second_moment
-from rrome.prompts import read_row, with_target
+from rrome import Editor, Fact, RromeError, Search, naive, second_moment, studies
+from rrome.prompts import read_row, subject_position, with_target
 from rrome.rules import NAMED_RULES
 
 CASES = {
@@ -53,6 +53,21 @@ def test_the_target_follows_after_one_space_in_the_tokenisers_own_way(model, cas
     assert list(row.ids[: -row.n_target]) == model.tokenizer(fact.rewrite)["input_ids"]
     first = "".join(model.tokenizer.convert_ids_to_tokens(row.ids[-row.n_target :]))
     assert first[0] in "Ġ▁" and first[1] not in "Ġ▁"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bos_is_not_counted_before_the_subject(model, case):
+    fact = CASES[case]
+    row = read_row(model, fact)
+    own = model.tokenizer(fact.rewrite, add_special_tokens=False)["input_ids"]
+    assert subject_position(model, fact) == row.subject - (len(model.tokenizer(fact.rewrite)["input_ids"]) - len(own))
+
+
+def test_first_token_facts_are_found_behind_a_bos(model):
+    first, second = Fact("{} is", "I", "Rome", "Paris"), Fact("In {} is", "I", "Rome", "Paris")
+    if len(model.tokenizer("I", add_special_tokens=False)["input_ids"]) > 1:
+        pytest.skip("this tokeniser writes the letter as a space and a letter")
+    assert studies.strata(model, [first, second], 1, 1) == ([second], [first])
 
 
 def test_a_prompt_that_ends_with_a_space_gets_no_second_one(model):
