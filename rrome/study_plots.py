@@ -97,10 +97,9 @@ def _places(name: str) -> str:
 
 
 def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple[float, float, float]) -> Figure:
-    """Left: perplexity after the edit against the amplification that its keys foretold; right: the ROC curve."""
+    """Left: perplexity after the edit against the amplification that its keys foretold; right: the ROC curve, if any."""
     here = edits[edits["rule"].eq(rule)]
     foretold, broken = here[f"amplification_{rule}"], broken.loc[here.index]
-    false, true, _ = roc_curve(broken, foretold)
     with style():
         figure, (points, curve) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", width_ratios=[1.6, 1])
         for happened, marker, label in ((False, "o", "perplexity holds"), (True, "X", "model broken")):
@@ -110,10 +109,15 @@ def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple
             xscale="log", yscale="log", xlabel="amplification foretold by the keys", ylabel="perplexity after the edit"
         )
         points.legend()
-        curve.plot(false, true, color=COLOURS[rule])
+        name, found = NAMES.get(rule, rule), f"AUC {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]"
+        if broken.nunique() == 2:
+            false, true, _ = roc_curve(broken, foretold)
+            curve.plot(false, true, color=COLOURS[rule])
+        else:
+            found = f"{'every' if broken.all() else 'no'} edit breaks the model"
         curve.plot([0, 1], [0, 1], ":", color="0.5", linewidth=1)
         curve.set(xlabel="false alarms", ylabel="broken edits caught", aspect="equal")
-        curve.set_title(f"{NAMES.get(rule, rule)}: AUC {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]", fontsize=9)
+        curve.set_title(f"{name}: {found}", fontsize=9)
     return figure
 
 

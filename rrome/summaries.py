@@ -98,11 +98,11 @@ def _score_difference(es, ps, ns, their_es, their_ps, their_ns, axis=-1):
 def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> Found:
     """Area under the ROC curve of a number foretelling an outcome, with its interval over resampled facts.
 
-    Raises RromeError when the outcome never, or always, happened. Resamples without both outcomes are left out.
+    All three are NaN when the outcome never, or always, happened. Resamples without both outcomes are left out.
     """
     size, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
     if came.all() or not came.any():
-        raise RromeError("no ROC curve: the outcome " + ("always" if came.all() else "never") + " happened")
+        return (np.nan,) * 3
     draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
     areas = [roc_auc_score(came[rows], size[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
     low, high = np.quantile(areas, [0.025, 0.975])
