@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import rrome
 from rrome import EditLog, RankOneUpdate, RromeError
+from rrome.cache import cache_dir
 from rrome.share import save_adapter
 
 # peft 0.21 still asks transformers by the old name
@@ -300,3 +301,10 @@ def test_the_config_is_peft_s_own(edited, adapter):
     assert written == {**peft.LoraConfig.from_pretrained(adapter).to_dict(), "target_modules": [edited.model.site.path]}
     assert written["r"] == written["lora_alpha"] == 3 and not written["use_rslora"]
     assert written["fan_in_fan_out"] == edited.model.site.transposed
+
+
+def test_an_adapter_of_the_default_model_names_no_folder_of_this_machine(default_model, tmp_path):
+    save_adapter(tmp_path / "a", default_model, random_updates(default_model, 1), {})
+    written = "".join(file.read_text() for file in (tmp_path / "a").iterdir() if file.suffix != ".safetensors")
+    assert f'"{default_model.name}"' in written
+    assert str(cache_dir()) not in written
