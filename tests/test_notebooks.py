@@ -33,6 +33,12 @@ def test_there_are_notebooks_and_profiles():
     assert NOTEBOOKS and {path.stem for path in PROFILES} >= {"smoke", "laptop"}
 
 
+def test_a_reader_is_told_where_and_how_long_and_what_to_try(notebook):
+    first, *_, last = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert all(f"*{part}:*" in first for part in ("Where you are", "What you need", "How long"))
+    assert "## Try it\n\n1. " in last or "## Exercises: change this, predict that\n\n1. " in last
+
+
 def test_the_kernel_is_python3_and_no_run_left_its_metadata(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
