@@ -24,6 +24,7 @@ from .metrics import fact_metrics, mean
 from .models import Model, generate
 from .progress import bar
 from .prompts import check_prompts, subject_position
+from .rowwise import below_kept
 from .rules import Rule, rule_named
 from .scores import fact_probabilities, row_perplexities, target_nll
 from .single import study_settings
@@ -87,6 +88,7 @@ def sequential_edits(
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:
         with (
+            below_kept(),
             EditLog(folder, editor.model, settings) as log,
             Journal(folder / CHECKPOINTS, settings) as checkpoints,
             Journal(folder / FINAL, settings) as final,
