@@ -122,7 +122,7 @@ def freeze(
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     cache = DynamicCache()
     seen = through_block(model, **inputs, past_key_values=cache)
-    above = _adds_value(model, ids[:1], mask[:1])
+    above = _adds_value(model, {name: tensor[:1] for name, tensor in inputs.items()}, seen)
     batch = Frozen(
         model=model,
         owner=torch.tensor(owner, device=model.device),
@@ -185,13 +185,17 @@ def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.T
     return ids.to(device), mask.to(device), before
 
 
-def _adds_value(model: Model, ids: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether block l* adds W's output to the residual stream as it is: doubling that output then adds it once more."""
-    once = through_block(model, input_ids=ids, attention_mask=mask)
-    with output_changed(model.site, lambda _key, value: 2 * value):
-        twice = through_block(model, input_ids=ids, attention_mask=mask)
-    added = (twice.leaving - once.leaving).float() - once.value.float()
-    return model.layer + 1 < model.depth and (added.norm() < 0.01 * once.value.float().norm()).item()
+def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> bool:
+    """Whether block l* adds W's output to the residual stream as it is: doubling that output then adds it once more.
+
+    Asked of the first row alone, (1, P + S), and of no block but l*.
+    """
+    passing_by = blocks_from(model, model.layer, seen.entering[:1], seen.as_tuple)
+    with passing_by, output_changed(model.site, lambda _key, value: 2 * value):
+        twice = through_block(model, **first)
+    value = seen.value[:1].float()
+    added = (twice.leaving - seen.leaving[:1]).float() - value
+    return model.layer + 1 < model.depth and (added.norm() < 0.01 * value.norm()).item()
 
 
 def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
