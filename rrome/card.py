@@ -73,11 +73,11 @@ def _loading(model: Model, library: str, folder: str) -> str:
     adapter = ["from peft import PeftModel", f"model = PeftModel.from_pretrained(base, {json.dumps(folder)})"]
     if library == "transformers":
         lines = [auto, "", f'model = {load}({json.dumps(folder)}, dtype="{dtype}")']
-    elif model.origin.get("sha256"):  # a GGUF file, which the kit converts
-        base = f"base = rrome.load({json.dumps(model.name)}, dtype=torch.{dtype}).lm"
+    elif model.converted:  # by the kit
+        base = f"base = rrome.load({json.dumps(model.address)}, dtype=torch.{dtype}).lm"
         lines = ["import rrome, torch", adapter[0], "", base, adapter[1]]
     else:
-        source = json.dumps(str(model.lm.name_or_path or model.name))
+        source = json.dumps(model.address)
         revision = model.origin.get("revision")
         pinned = f', revision="{revision}"' if revision else ""
         lines = [adapter[0], auto, "", f'base = {load}({source}{pinned}, dtype="{dtype}")', adapter[1]]

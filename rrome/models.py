@@ -44,6 +44,16 @@ class Model:
         object.__setattr__(self, "edits", Edits(self.site))
 
     @property
+    def converted(self) -> bool:
+        """Whether it comes from a GGUF file, so that the folder it was read from is this machine's own."""
+        return bool(self.origin.get("sha256"))
+
+    @property
+    def address(self) -> str:
+        """What another machine loads the same model by."""
+        return self.name if self.converted else str(self.lm.name_or_path or self.name)
+
+    @property
     def layer(self) -> int:
         """l*, 0-based."""
         return self.site.layer

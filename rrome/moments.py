@@ -66,8 +66,9 @@ def text_sizes(
     for number, fact in enumerate(bar(facts, desc="measure", unit="fact", show=progress)):
         measured = _measured(editor, fact, updates[number])
         last = directions[largest][number]
+        asked = {"fact": number, "subject": fact.subject, "position": subject_position(model, fact)}
         for (n, rule), update in updates[number].items():
-            row = about[n] | {"fact": number, "subject": fact.subject, "position": subject_position(model, fact)}
+            row = about[n] | asked
             row["cosine"] = torch.cosine_similarity(directions[n][number], last, dim=0).item()
             rows.append(row | {"rule": rule, "delta_frobenius": update.norm} | measured[n, rule])
     return pd.DataFrame(rows).sort_values(["tokens", "fact"], kind="stable", ignore_index=True)

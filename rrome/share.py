@@ -127,10 +127,9 @@ def _config(model: Model, rank: int) -> Any:
     """peft's configuration: scaling alpha / r = 1, and the full name of W's module, which no other layer's ends with."""
     from peft import LoraConfig  # heavy, and needed for this alone
 
-    converted = model.origin.get("sha256")  # a GGUF file, in a folder that only this machine has
     return LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=model.name if converted else str(model.lm.name_or_path or model.name),
+        base_model_name_or_path=model.address,
         revision=model.origin.get("revision"),
         r=rank,
         lora_alpha=rank,

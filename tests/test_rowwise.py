@@ -31,13 +31,12 @@ def test_generation_from_rows_equals_generation_from_edited_weights(editor):
 
 
 def test_blocks_below_run_once_for_each_distinct_row(editor):
-    model, seen = editor.model, []
+    model = editor.model
     update = editor.update(FACTS[0], "p-rome")
     ids = model.tokenizer(PROMPTS[:1] * 3, return_tensors="pt").input_ids
     with rowwise(model, [None, update, None]):
         plain = model.lm(input_ids=ids, use_cache=False).logits
-    first = blocks_of(model.lm)[0]
-    handle = first.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(args[0])), with_kwargs=True)
+    seen, handle = counted(model)
     with shared_below(model, ids), rowwise(model, [None, update, None]):
         torch.testing.assert_close(model.lm(input_ids=ids, use_cache=False).logits, plain, rtol=1e-4, atol=1e-4)
     handle.remove()

@@ -21,49 +21,44 @@ def editor(tiny, texts):
     return Editor(tiny, c_0, prefixes=PREFIXES, search=Search(evaluations=2))
 
 
-def is_a(kind, tensor):
-    """Whether a tensor has this type and shape; letters keep their sizes inside a `jaxtyped` block."""
-    return isinstance(tensor, kind)
-
-
 def test_an_edit_from_keys_to_update(editor):
     with jaxtyped("context"):
-        assert is_a(Float[Tensor, "d_v d_k"], editor.model.site.weight)
-        assert is_a(Float[Tensor, "d_k d_k"], editor.second_moment.matrix)
+        assert isinstance(editor.model.site.weight, Float[Tensor, "d_v d_k"])
+        assert isinstance(editor.second_moment.matrix, Float[Tensor, "d_k d_k"])
         keys = editor.keys(FACT)
-        assert is_a(Float32[Tensor, "N d_k"], keys.all) and len(keys.all) == len(PREFIXES)
-        assert is_a(Float32[Tensor, "d_k"], keys.average) and is_a(Float32[Tensor, "d_k"], keys.original)
+        assert isinstance(keys.all, Float32[Tensor, "N d_k"]) and len(keys.all) == len(PREFIXES)
+        assert isinstance(keys.average, Float32[Tensor, "d_k"]) and isinstance(keys.original, Float32[Tensor, "d_k"])
         value = editor.value(FACT)
-        assert is_a(Float32[Tensor, "d_v"], value.base) and is_a(Float32[Tensor, "d_v"], value.delta)
-        assert is_a(Float32[Tensor, "d_v"], value.target) and is_a(Float32[Tensor, "N d_k"], value.keys.all)
+        assert isinstance(value.base, Float32[Tensor, "d_v"]) and isinstance(value.delta, Float32[Tensor, "d_v"])
+        assert isinstance(value.target, Float32[Tensor, "d_v"]) and isinstance(value.keys.all, Float32[Tensor, "N d_k"])
         for update in editor.updates(FACT, ["rome", "r-rome", "p-rome"]).values():
-            assert is_a(Float32[Tensor, "d_v"], update.left) and is_a(Float32[Tensor, "d_k"], update.right)
-            assert is_a(Float32[Tensor, "d_v d_k"], update.matrix())
+            assert isinstance(update.left, Float32[Tensor, "d_v"]) and isinstance(update.right, Float32[Tensor, "d_k"])
+            assert isinstance(update.matrix(), Float32[Tensor, "d_v d_k"])
 
 
 def test_what_a_forward_pass_shows_of_block_l(editor):
     row = read_row(editor.model, FACT)
     ids = pad_right([row.ids, row.ids[:2]], 0, editor.model.device)
     with jaxtyped("context"):
-        assert is_a(Int[Tensor, "B T"], ids)
+        assert isinstance(ids, Int[Tensor, "B T"])
         seen = through_block(editor.model, input_ids=ids)
-        assert is_a(Float[Tensor, "B T d"], seen.entering) and is_a(Float[Tensor, "B T d"], seen.leaving)
-        assert is_a(Float[Tensor, "B T d_k"], seen.key) and is_a(Float[Tensor, "B T d_v"], seen.value)
-        assert is_a(Float32[Tensor, "B T d_k"], capture_inputs(editor.model, ids))
-        assert is_a(Float[Tensor, "d_v d_k"], editor.model.site.weight)
+        assert isinstance(seen.entering, Float[Tensor, "B T d"]) and isinstance(seen.leaving, Float[Tensor, "B T d"])
+        assert isinstance(seen.key, Float[Tensor, "B T d_k"]) and isinstance(seen.value, Float[Tensor, "B T d_v"])
+        assert isinstance(capture_inputs(editor.model, ids), Float32[Tensor, "B T d_k"])
+        assert isinstance(editor.model.site.weight, Float[Tensor, "d_v d_k"])
 
 
 def test_what_the_search_keeps_and_what_it_evaluates(editor):
     facts = FACTS[:2]
     batch, keys, bases = freeze(editor.model, facts, PREFIXES)
     with jaxtyped("context"):
-        assert is_a(Int[Tensor, "R S"], batch.ids) and is_a(Int[Tensor, "R"], batch.owner)
-        assert is_a(Int[Tensor, "R S"], batch.positions) and is_a(Float[Tensor, "R S d"], batch.hidden)
+        assert isinstance(batch.ids, Int[Tensor, "R S"]) and isinstance(batch.owner, Int[Tensor, "R"])
+        assert isinstance(batch.positions, Int[Tensor, "R S"]) and isinstance(batch.hidden, Float[Tensor, "R S d"])
         assert batch.mask.shape == (len(batch.ids), batch.ids.shape[1] + batch.cache[0][0].shape[2])
         assert len(batch.cache) == editor.model.depth
         for kept in (part for layer in batch.cache for part in layer):
-            assert is_a(Float[Tensor, "R heads P d_head"], kept)
-        assert is_a(Int[Tensor, "M"], batch.places.label) and is_a(Float[Tensor, "M"], batch.places.weight)
-        assert is_a(Float32[Tensor, "B d_v"], bases) and len(keys) == len(bases) == len(facts)
+            assert isinstance(kept, Float[Tensor, "R heads P d_head"])
+        assert isinstance(batch.places.label, Int[Tensor, "M"]) and isinstance(batch.places.weight, Float[Tensor, "M"])
+        assert isinstance(bases, Float32[Tensor, "B d_v"]) and len(keys) == len(bases) == len(facts)
         nll, log_probabilities = batch.evaluate([torch.zeros_like(base) for base in bases])
-        assert is_a(Float32[Tensor, "B"], nll) and is_a(Float32[Tensor, "B V"], log_probabilities)
+        assert isinstance(nll, Float32[Tensor, "B"]) and isinstance(log_probabilities, Float32[Tensor, "B V"])
