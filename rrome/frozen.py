@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from .attention import attending_to
 from .facts import Fact
 from .hooks import Passage, blocks_from, input_of, last_mlp_at, output_changed, through_block, vocabulary_at
 from .keys import Keys
@@ -79,12 +79,13 @@ class Frozen:
             output_changed(model.site, lambda _key, value: add(value)),  # not called when only blocks above run
             last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
             vocabulary_at(model, where),
+            attending_to(model, self.cache) as earlier,
         ):
             logits = model.lm(
                 input_ids=self.ids,
                 attention_mask=self.mask,
                 position_ids=self.positions,
-                past_key_values=_holding(self.cache),
+                past_key_values=earlier,
             ).logits.squeeze(0)
         targets, current = logits.float().split([len(places.label), len(deltas)])  # (M, V), (B, V)
         nll = places.weight * cross_entropy(targets, places.label, reduction="none")
@@ -218,14 +219,3 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
         return torch.where(real.to(states.device), states[:, :, :before], 0)
 
     return [(kept(layer.keys), kept(layer.values)) for layer in layers]
-
-
-def _holding(states: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
-    """A cache of these keys and values for one forward pass; unlike DynamicCache(states) it copies nothing."""
-    cache = DynamicCache()
-    for keys, values in states:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache

@@ -34,7 +34,7 @@ def test_a_leading_text_stands_before_every_prompt(tiny):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"clamp": 0.05},
+        {"clamp": 0.05, "learning_rate": 0.02},  # Adam of 0.5 in so small a ball doubles any rounding at each step
         {"kl": 2.0},
         {"weight_decay": 30.0},
         {"learning_rate": 0.05},
