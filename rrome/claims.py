@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
-from .collapse import TIMES, collapse_edit, disabling_edits
-from .covariance import SecondMoment
+from .collapse import TIMES, broken, collapse_edit, disabling_edits
 from .errors import RromeError
-from .keys import Keys
-from .rules import NAMED_RULES, RULES, rank_one_update
+from .memory import memory_errors
+from .rules import NAMED_RULES, RULES
 from .sequential import SequentialRun
-from .sites import EditSite
 from .summaries import auc, interval, paired_differences
-from .values import Value
 from .verdicts import Statement, below, beyond, text
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words again and again
@@ -57,9 +53,9 @@ class Evidence:
         return self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
 
     def edits(self, rule: str) -> pd.DataFrame:
-        """The single edits of one rule, with `broken`: the probe's perplexity has risen more than TIMES."""
+        """The single edits of one rule, with `broken`: whether the model was."""
         here = self.single[self.single["rule"].eq(rule)]
-        return here.assign(broken=~(here["perplexity"] <= TIMES * self.unedited))
+        return here.assign(broken=broken(here["perplexity"], self.unedited))
 
 
 def _ratio(upper: pd.Series, lower: pd.Series) -> tuple[float, float, float]:
@@ -214,28 +210,6 @@ def sound_derivation(evidence: Evidence) -> list[Statement]:
             all(number > 0 for number in positive.values()),
         ),
     ]
-
-
-def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Per rule the relative error ||W'k + b - v_e|| / ||v_e|| at both keys, for a random W, C_0, keys and v_e."""
-    draw = torch.Generator().manual_seed(seed)
-    memory = torch.nn.Linear(d_k, d_v)
-    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
-    site = EditSite(0, "", memory, memory)
-    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
-    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
-    keys = Keys(torch.randn(5, d_k, generator=draw))
-    target = torch.randn(d_v, generator=draw)
-    value = Value(target * 0, target, 1.0, 0, (), keys)
-    errors: dict[str, dict[str, float]] = {}
-    for rule in RULES:
-        update = rank_one_update(site, keys, value, c0, rule)
-        errors[rule] = {}
-        for name in ("average", "original"):
-            key = getattr(keys, name)
-            after = site.value(key) + update.left * (update.right @ key)
-            errors[rule][name] = ((after - target).norm() / target.norm()).item()
-    return errors
 
 
 CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {

@@ -1,7 +1,8 @@
-"""When a sequential run collapses: the edit that did it, and how many edits runs survive.
+"""When a model is broken, and a sequential run collapses: the edit that did it, and how many edits runs survive.
 
-The criterion is perplexity, the cheap monitor of collapse of Yang et al. 2024 (The Butterfly Effect of Model Editing): a
-run has collapsed at the first edit after which the perplexity of a probe text exceeds `times` that of the unedited model.
+The criterion is perplexity, the cheap monitor of collapse of Yang et al. 2024 (The Butterfly Effect of Model Editing): an
+edited model is broken when that of a probe text exceeds `times` the unedited model's, and a run has collapsed at the first
+edit after which its model is.
 """
 
 import warnings
@@ -14,12 +15,17 @@ from .errors import RromeError
 TIMES = 2.0
 
 
+def broken(perplexity: pd.Series, unedited: float, times: float = TIMES) -> pd.Series:
+    """Whether each edited model is broken: its perplexity on the probe is above `times` `unedited`, or no number."""
+    return ~(perplexity <= times * unedited)
+
+
 def collapse_edit(edits: pd.DataFrame, unedited: float, times: float = TIMES) -> int | None:
-    """The first edit (from 1) after which the probe's perplexity is above `times` `unedited`, or is no number; else None."""
+    """The first edit (from 1) after which the model is broken; None if there is none."""
     if "perplexity" not in edits:
         raise RromeError("the run has no perplexity after each edit: give Checks a probe")
-    broken = edits.loc[~(edits["perplexity"] <= times * unedited), "edit"]
-    return None if broken.empty else int(broken.iloc[0])
+    after = edits.loc[broken(edits["perplexity"], unedited, times), "edit"]
+    return None if after.empty else int(after.iloc[0])
 
 
 def disabling_edits(edits: pd.DataFrame, times: float = 5.0) -> pd.DataFrame:
