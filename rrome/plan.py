@@ -31,7 +31,7 @@ from .models import DEFAULT_MODEL, outline
 from .protocol import N_TEST_PREFIXES, PROBE_CHARACTERS, SEQUENTIAL_PROBE_CHARACTERS
 from .rules import NAMED_RULES, RULES
 from .run import defaults, profile_parameters
-from .single import AT_ONCE
+from .single import facts_at_once
 
 GIB, HOUR = 2**30, 3600
 SPEED = "speed.csv"  # what notebook 7 measured
@@ -220,7 +220,7 @@ def main(
     """Say what PROFILE takes with this model on this device; only the model's configuration and tokenizer are read."""
     try:
         where = torch.device(available(None if device == "auto" else device))
-        costs = Costs(outline(model), 1 if where.type == "cpu" else AT_ONCE)
+        costs = Costs(outline(model), facts_at_once(where))
         overhead, rates = measured_overhead(figures), Rates(costs.model, where)
         table = plan(notebooks, profile, costs, rates, overhead)
     except RromeError as error:

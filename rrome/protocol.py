@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from . import scale
+from .ahead import strata
 from .claims import Evidence
 from .covariance import second_moment_from
 from .downstream import Task, agreement_task, recall_task
@@ -22,7 +23,7 @@ from .models import Model, load
 from .prompts import BARE, sample_prefixes
 from .rules import NAMED_RULES
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
-from .single import Measures, read_single_edits, single_edits, strata
+from .single import Measures, read_single_edits, single_edits
 from .text import FACTBOOK, factbook_prose
 
 PROBE_CHARACTERS = 600  # of held-out text, for the perplexity after each edit: about 130 tokens

@@ -64,7 +64,8 @@ def single_edits(
     """
     measures, chosen, recipe = measures or Measures(), dict(map(rule_named, rules)), _recipe(make_editor)
     with connected(cluster) as client:
-        settings, suited = _result(client.submit(_begin, recipe, facts, pure=False))  # C_0 is cached for the others
+        begun = client.submit(_begin, recipe, facts, pure=False)  # C_0 is cached for the others
+        settings, suited, lengths = _result(begun)
 
         def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, Rows]]:
             parts = [[facts[n] for n in batch] for batch in batches]
@@ -74,7 +75,7 @@ def single_edits(
                 yield from zip(batch, made, strict=True)
 
         header = settings | single.chosen_settings(facts, chosen, measures)
-        return single.record_edits(path, header, len(facts), make, at_once=at_once or suited, progress=progress)
+        return single.record_edits(path, header, lengths, make, at_once=at_once or suited, progress=progress)
 
 
 def sequential_edits(
@@ -98,7 +99,7 @@ def sequential_edits(
     places = [Path(folder).resolve() / f"{rule}-{seed}" for rule, seed in runs]
     every = list(dict.fromkeys(fact for facts in sequences.values() for fact in facts))
     with connected(cluster) as client:
-        settings, _ = _result(client.submit(_begin, recipe, every, pure=False))
+        settings, *_ = _result(client.submit(_begin, recipe, every, pure=False))
         work = partial(_run, recipe, settings, checks)
         given = [chosen[rule] for rule, _ in runs], [sequences[seed] for _, seed in runs], places
         tasks = dict(zip(client.map(work, *given, pure=False), runs, strict=True))
@@ -215,11 +216,12 @@ def _kept_editor(worker: Worker, recipe: bytes) -> Editor:
     return kept["rrome_editor"]
 
 
-def _begin(recipe: bytes, facts: Sequence[Fact]) -> tuple[dict[str, Any], int]:
-    """A study's settings and how many facts make a task, once the facts are known to be measurable."""
+def _begin(recipe: bytes, facts: Sequence[Fact]) -> tuple[dict[str, Any], int, list[int]]:
+    """A study's settings, how many facts make a task, and their lengths, once the facts are known to be measurable."""
     with _at_work(recipe) as editor:
         check_prompts(editor.model, facts)
-        return study_settings(editor), single.facts_at_once(editor)
+        model = editor.model
+        return study_settings(editor), single.facts_at_once(model.device), single.search_lengths(model, facts)
 
 
 def _measured(

@@ -1,48 +1,28 @@
 """The single-edit study: every fact edited alone, measured one way, one row per fact and rule."""
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from .cache import digest
 from .editor import Editor
-from .errors import RromeError
 from .facts import Fact
 from .journal import Journal, read_journal
-from .keys import Keys, facts_keys
+from .keys import Keys
 from .metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from .models import Model, generate
 from .progress import bar
-from .prompts import check_prompts, check_templates, fill, subject_position
+from .prompts import check_prompts, check_templates, fill, read_row, subject_position
 from .rowwise import rowwise
 from .rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from .scores import fact_probabilities, row_perplexities
 from .values import Value
 
-AT_ONCE = 8  # facts searched in one batch where that is faster
 Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
-
-
-def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
-    """What the keys foretell of each fact, no search: cosine, key norms, and denominator and amplification per rule.
-
-    `position` is that of the subject's last token in the bare prompt: 0 means that nothing of the prompt stands before it.
-    """
-    rows = []
-    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
-    for fact, keys in zip(facts, every, strict=True):
-        ahead = preflight(keys, editor.second_moment, fact.subject)
-        row: dict[str, Any] = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
-        row["position"] = subject_position(editor.model, fact)
-        row |= {"cosine": ahead.cosine, "norm_average": ahead.norm_average, "norm_original": ahead.norm_original}
-        row |= {f"denominator_{rule}": number for rule, number in ahead.denominator.items()}
-        row |= {f"amplification_{rule}": number for rule, number in ahead.amplification.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +55,7 @@ def single_edits(
     """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
 
     Every row is appended to the JSON-lines file `path` as it is made and a rerun goes on where it stopped; another
-    setting is refused. v_e is searched once per fact, for `at_once` facts in one batch (None: 8 on a GPU, 1 elsewhere), and
+    setting is refused. v_e is searched once per fact, for `at_once` facts in one batch (None: `facts_at_once`), and
     all edited models of a fact are measured in one batch.
     Entropy and GE are missing in rows of rules that are not spoken.
     """
@@ -87,7 +67,8 @@ def single_edits(
             yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
 
     settings = study_settings(editor) | chosen_settings(facts, chosen, measures)
-    return record_edits(path, settings, len(facts), make, at_once=at_once or facts_at_once(editor), progress=progress)
+    lengths, at_once = search_lengths(editor.model, facts), at_once or facts_at_once(editor.model.device)
+    return record_edits(path, settings, lengths, make, at_once=at_once, progress=progress)
 
 
 def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
@@ -95,35 +76,44 @@ def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measu
     return {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
 
 
-def facts_at_once(editor: Editor) -> int:
-    """How many facts are best searched in one batch where the editor's model is."""
-    return 1 if editor.model.device.type == "cpu" else AT_ONCE
+def facts_at_once(device: torch.device) -> int:
+    """How many facts are best searched in one batch: on a processor they only share the cost of small operations."""
+    return 4 if device.type == "cpu" else 8
+
+
+def search_lengths(model: Model, facts: Sequence[Fact]) -> list[int]:
+    """Tokens of each fact that every evaluation of its search reads: facts of one length share a batch without padding."""
+    rows = [read_row(model, fact, target=fact.target_new) for fact in facts]
+    return [len(row.ids) - row.subject for row in rows]
 
 
 def record_edits(
     path: str | Path,
     settings: Mapping[str, Any],
-    n_facts: int,
+    lengths: Sequence[int],
     make: Callable[[list[list[int]]], Iterable[tuple[int, Rows]]],
     *,
     at_once: int,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The study's table: `make` is given the missing facts' numbers in batches, and each fact's rows are kept as they come.
+    """The study's table: `make` is given the facts' numbers in batches, and each fact's rows are kept as they come.
 
-    Facts may come in any order and from anywhere; only this process writes the journal at `path`.
+    Batches hold facts of like `lengths` and do not depend on what is already there, so that a search made again is the
+    same to the last bit. Facts may come in any order and from anywhere; only this process writes the journal at `path`.
     """
     wanted = ["unedited", *settings["rules"]]
+    in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+    batches = [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
-        missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in range(n_facts)}
-        numbers = [n for n in missing if missing[n]]
-        batches = [numbers[start : start + at_once] for start in range(0, len(numbers), at_once)]
-        with bar(total=n_facts, initial=n_facts - len(numbers), desc="edits", unit="fact", show=progress) as shown:
-            for number, rows in make(batches):
+        missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in in_order}
+        wanting = [batch for batch in batches if any(missing[n] for n in batch)]
+        there = sum(not rules for rules in missing.values())
+        with bar(total=len(lengths), initial=there, desc="edits", unit="fact", show=progress) as shown:
+            for number, rows in make(wanting):
                 for rule in missing[number]:
                     journal.append({"fact": number, "rule": rule, **rows[rule]})
-                shown.update()
+                shown.update(bool(missing[number]))
     return _table(journal.rows, wanted)
 
 
@@ -225,20 +215,3 @@ def _speech(
         }
         for rule in editions
     }
-
-
-def strata(
-    model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
-) -> tuple[list[Fact], list[Fact]]:
-    """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
-    ordinary: list[Fact] = []
-    first: list[Fact] = []
-    for fact in facts:
-        (first if subject_position(model, fact) == 0 else ordinary).append(fact)
-    for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
-        if n > len(pool):
-            raise RromeError(
-                f"{n} {kind} facts asked, the {len(facts)} facts hold {len(pool)}: ask fewer or give more facts"
-            )
-    draw = random.Random(seed)
-    return draw.sample(ordinary, n_ordinary), draw.sample(first, n_first)

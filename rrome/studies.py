@@ -1,7 +1,8 @@
 """The two studies: every edit alone (`single`), and one edit after another into the same model (`sequential`)."""
 
+from .ahead import preflights, strata
 from .sequential import Checks, read_sequential, sequential_edits
-from .single import Measures, preflights, read_single_edits, single_edits, strata, study_settings
+from .single import Measures, read_single_edits, single_edits, study_settings
 
 __all__ = [
     "Checks",

@@ -16,6 +16,7 @@ from rrome.single import Measures, single_edits
 
 MEASURES = Measures(n_generated=4)
 FACTS = make_facts()
+STUDY = {"measures": MEASURES, "at_once": 1}  # every fact a task of its own
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def editor():
 def whole(editor, tmp_path_factory):
     """The table of one process, and its journal."""
     path = tmp_path_factory.mktemp("whole") / "study.jsonl"
-    return single_edits(editor, FACTS, path, measures=MEASURES), path
+    return single_edits(editor, FACTS, path, **STUDY), path
 
 
 def same(one, other):
@@ -52,7 +53,7 @@ def keys(path):
 
 def test_two_workers_and_one_process_give_the_same_table_and_journal(cluster, whole, tmp_path):
     table, path = whole
-    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
     assert keys(tmp_path / "study.jsonl") == keys(path)
     assert read_journal(tmp_path / "study.jsonl")[0] == read_journal(path)[0]
 
@@ -61,15 +62,15 @@ def test_a_study_goes_on_from_one_process_to_a_cluster_and_back(cluster, editor,
     table, path = whole
     lines = path.read_text().splitlines(keepends=True)
     (tmp_path / "study.jsonl").write_text("".join(lines[:16]))  # one fact, and one half
-    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
     assert (tmp_path / "study.jsonl").read_text().startswith("".join(lines[:16]))
     monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
-    same(single_edits(editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES), table)
+    same(single_edits(editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
 
 
 def test_a_killed_worker_loses_nothing(cluster, whole, tmp_path):
     mortal = partial(make_mortal_editor, tmp_path, FACTS[2].subject)
-    same(scale.single_edits(cluster, mortal, FACTS, tmp_path / "study.jsonl", measures=MEASURES), whole[0])
+    same(scale.single_edits(cluster, mortal, FACTS, tmp_path / "study.jsonl", **STUDY), whole[0])
     assert (tmp_path / "death-0").exists()
     assert keys(tmp_path / "study.jsonl") == keys(whole[1])
     searched = (tmp_path / "searched").read_text().splitlines()
@@ -81,9 +82,9 @@ def test_a_fact_that_kills_its_workers_is_given_up_and_the_others_are_kept(worke
     mortal = partial(make_mortal_editor, tmp_path, FACTS[-1].subject)
     study = workers.scheduler_address, mortal, FACTS, tmp_path / "study.jsonl"
     with pytest.raises(RromeError, match="1 workers died at the same task.*call again to go on"):
-        scale.single_edits(*study, measures=MEASURES)
+        scale.single_edits(*study, **STUDY)
     assert len(keys(tmp_path / "study.jsonl")) % 9 == 0
-    same(scale.single_edits(*study, measures=MEASURES), whole[0])
+    same(scale.single_edits(*study, **STUDY), whole[0])
 
 
 def test_a_stopped_coordinator_goes_on(cluster, whole, tmp_path, monkeypatch):
@@ -97,11 +98,11 @@ def test_a_stopped_coordinator_goes_on(cluster, whole, tmp_path, monkeypatch):
     study = partial(make_mortal_editor, tmp_path, "", 0)
     monkeypatch.setattr(Journal, "append", stop)
     with pytest.raises(KeyboardInterrupt):
-        scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", measures=MEASURES)
+        scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", **STUDY)
     monkeypatch.setattr(Journal, "append", append)
     (first,) = {row["fact"] for row in read_journal(tmp_path / "study.jsonl")[1][:9]}
     (tmp_path / "searched").unlink()
-    same(scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", measures=MEASURES), whole[0])
+    same(scale.single_edits(cluster, study, FACTS, tmp_path / "study.jsonl", **STUDY), whole[0])
     assert keys(tmp_path / "study.jsonl") == keys(whole[1])
     assert FACTS[first].subject not in (tmp_path / "searched").read_text().splitlines()
 
@@ -109,14 +110,15 @@ def test_a_stopped_coordinator_goes_on(cluster, whole, tmp_path, monkeypatch):
 def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, editor, whole, tmp_path):
     sizes = [editor.preflight(fact).amplification["rome"] for fact in FACTS]
     facts = sorted(FACTS, key=lambda fact: editor.preflight(fact).amplification["rome"])
+    facts[-1] = replace(facts[-1], target_new="a town on the river and in the harbour")  # the longest comes last
     careful = partial(make_editor, max_amplification=sum(sorted(sizes)[-2:]) / 2)
     study = cluster, careful, facts, tmp_path / "study.jsonl"
     with pytest.raises(RromeError, match=re.escape(f"{facts[-1].rewrite!r} under 'rome' is likely to disable")):
-        scale.single_edits(*study, rules=["rome"], measures=MEASURES)
+        scale.single_edits(*study, rules=["rome"], **STUDY)
     before = (tmp_path / "study.jsonl").read_text()
     made = keys(tmp_path / "study.jsonl")
     assert made and len(made) % 2 == 0 and (4, "rome") not in made
-    scale.single_edits(cluster, make_editor, *study[2:], rules=["rome"], measures=MEASURES)
+    scale.single_edits(cluster, make_editor, *study[2:], rules=["rome"], **STUDY)
     assert (tmp_path / "study.jsonl").read_text().startswith(before) and len(keys(tmp_path / "study.jsonl")) == 10
 
 
@@ -139,7 +141,7 @@ def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_los
 
 def test_workers_whose_editors_differ_are_refused(cluster, tmp_path):
     with pytest.raises(RromeError, match=r"the editor of worker \d is not the study's \(prefixes: .* there, .* now\)"):
-        scale.single_edits(cluster, make_own_editor, FACTS, tmp_path / "study.jsonl", measures=MEASURES)
+        scale.single_edits(cluster, make_own_editor, FACTS, tmp_path / "study.jsonl", **STUDY)
 
 
 def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cluster, tmp_path):

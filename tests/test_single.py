@@ -11,7 +11,7 @@ import study_to_kill
 import torch
 from facts_for_tests import FACTS
 
-from rrome import RULES, Editor, Fact, RromeError, examples, prompts, rules, studies
+from rrome import RULES, Editor, RromeError, examples, rules, studies
 from rrome.metrics import fact_metrics
 from rrome.scores import fact_probabilities, perplexity
 from rrome.studies import Measures
@@ -30,13 +30,6 @@ def facts():
 
 def same(one, other):
     pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-6)
-
-
-def test_preflights_are_one_row_per_fact(editor, facts):
-    table = studies.preflights(editor, facts)
-    assert list(table["subject"]) == [fact.subject for fact in facts]
-    assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
-    assert table["position"].iloc[0] == prompts.read_row(editor.model, facts[0]).subject
 
 
 def test_what_it_says_measures_each_edited_model(editor, facts):
@@ -68,7 +61,7 @@ def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     search = Editor.values
     monkeypatch.setattr(Editor, "values", lambda self, facts: searches.extend(facts) or search(self, facts))
     studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
-    assert searches == facts
+    assert sorted(fact.case_id for fact in searches) == [0, 1]
 
 
 @pytest.mark.parametrize("lines", [0, 1, 4, 9, 10, 15, 18])
@@ -97,6 +90,20 @@ def test_facts_searched_in_one_batch_give_the_same_table(editor, facts, tmp_path
     one = studies.single_edits(editor, facts, tmp_path / "one.jsonl", measures=measures, at_once=1)
     two = studies.single_edits(editor, facts, tmp_path / "two.jsonl", measures=measures, at_once=2)
     pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-3, atol=1e-5)
+
+
+def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(editor, facts, tmp_path, monkeypatch):
+    short, long = facts[0], replace(facts[1], target_new="the old town on the river")
+    batches, search = [], Editor.values
+    monkeypatch.setattr(Editor, "values", lambda self, facts: batches.append(list(facts)) or search(self, facts))
+    given = {"facts": [long, short, long, short], "measures": Measures(n_generated=0), "at_once": 2}
+    whole = studies.single_edits(editor, path=tmp_path / "whole.jsonl", **given)
+    assert batches == [[short, short], [long, long]]
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "killed.jsonl").write_text("".join(lines[: 1 + 9 + 4]))  # in the middle of the second fact
+    resumed = studies.single_edits(editor, path=tmp_path / "killed.jsonl", **given)
+    assert batches[2:] == batches[:2]
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
 
 
 def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
@@ -141,13 +148,3 @@ def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_
         Measures(spoken=["memit"])
     with pytest.raises(RromeError, match="exactly one"):
         Measures(test_prefixes=["no hole"])
-
-
-def test_strata_are_seeded_and_told_apart_by_position(tiny):
-    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
-    ordinary, first = studies.strata(tiny, facts, 2, 2, seed=1)
-    assert {fact.subject for fact in ordinary} == {"Bill Gates", "The old town"}
-    assert {fact.subject for fact in first} <= {"I", "A", "O"} and len(first) == 2
-    assert (ordinary, first) == studies.strata(tiny, facts, 2, 2, seed=1)
-    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
-        studies.strata(tiny, facts, 9, 1)
