@@ -89,6 +89,7 @@ class Editor:
     ) -> RankOneUpdate:
         """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
         _, rule = rule_named(rule)  # an unknown rule fails before the search
+        keys = keys or (value.keys if value else None)
         self._guard(fact, rule, keys)
         value = value or self.value(fact)
         keys = keys or value.keys

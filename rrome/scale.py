@@ -17,7 +17,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,12 +108,40 @@ def sequential_edits(
     return {run: made[run] for run in runs}
 
 
-def local_workers(n: int) -> LocalCluster:
-    """`n` worker processes that share this machine's cores, with a `scheduler_address`; use them in a `with` statement."""
+@contextlib.contextmanager
+def local_workers(n: int) -> Iterator[LocalCluster]:
+    """Inside, `n` worker processes that share this machine's cores, with a `scheduler_address`.
+
+    Dask writes their settings into this process's environment, where whatever is started next would find them: one
+    thread, say. They are taken out again.
+    """
     threads = max(1, (os.cpu_count() or 1) // n)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}):
-        return LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0")
+    with (
+        dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}),
+        _environment_kept(dask.config.get("distributed.nanny.pre-spawn-environ")) as restore,
+        LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0") as workers,
+    ):
+        restore()
+        yield workers
+
+
+@contextlib.contextmanager
+def _environment_kept(names: Iterable[str]) -> Iterator[Callable[[], None]]:
+    """These variables are on leaving what they were on entering, and so often as the function that is given is called."""
+    before = {name: os.environ.get(name) for name in names}
+
+    def restore():
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 @contextlib.contextmanager

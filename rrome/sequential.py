@@ -126,7 +126,7 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     stored: StoredUpdate | None = None
     try:
         value = editor.value(fact)
-        update = editor.update(fact, rule, keys=keys, value=value)
+        update = editor.update(fact, rule, value=value)  # with its keys, which owe no bit to the other facts of the run
         stored = log.store(update)
         editor.apply(stored)
     except RromeError as error:

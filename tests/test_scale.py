@@ -1,3 +1,4 @@
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -137,6 +138,16 @@ def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_los
         for name in ("edits", "checkpoints", "final"):
             same(getattr(run, name), getattr(alone, name))
             same(getattr(kept, name), getattr(run, name))
+
+
+def test_starting_workers_leaves_the_environment_of_this_process_alone(monkeypatch):
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with scale.local_workers(1):
+        assert dict(os.environ) == before
+        os.environ["OMP_NUM_THREADS"] = "1"  # what Dask does when it starts a worker again
+    assert dict(os.environ) == before
 
 
 def test_workers_whose_editors_differ_are_refused(cluster, tmp_path):

@@ -34,6 +34,13 @@ def same(one, other):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=False, rtol=1e-6)
 
 
+def same_weights(folder, other):
+    """Both logs hold the same factors, bit for bit."""
+    factors = [[log.update(edit) for edit in range(1, len(log) + 1)] for log in map(EditLog, (folder, other))]
+    for one, there in zip(*factors, strict=True):
+        assert torch.equal(one.left, there.left) and torch.equal(one.right, there.right)
+
+
 def lines_of(folder):
     return sum(file.read_bytes().count(b"\n") for file in Path(folder).glob("*.jsonl"))
 
@@ -91,6 +98,7 @@ def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(tmp_path, whole, p
     process.wait()
     assert lines_of(tmp_path) >= lines
     same(run(tmp_path), whole[0])
+    same_weights(tmp_path, whole[1])
 
 
 def test_a_finished_run_is_only_read(whole, monkeypatch):
@@ -103,6 +111,7 @@ def test_a_run_can_be_prolonged_and_cut(editor, whole, tmp_path):
     facts = make_facts()
     sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
     same(sequential_edits(editor, facts, tmp_path, rule="rome", checks=CHECKS), whole[0])
+    same_weights(tmp_path, whole[1])
     short = sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
     assert len(short.edits) == len(short.final) == 4 and list(short.checkpoints["edits"]) == [0, 2, 4]
 
