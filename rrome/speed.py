@@ -152,11 +152,6 @@ def _largest_error(updates: Mapping[str, RankOneUpdate], expected: Mapping[str, 
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
     """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
     model, device = editor.model, editor.model.device
-
-    def measured(update):
-        with editor.applied(update):
-            return fact_probabilities(model, fact, {rule: None})
-
     search, value = timed(lambda: editor.value(fact), device)
     update_seconds, update = timed(lambda: editor.update(fact, rule, value=value), device)
     rows = {
@@ -164,12 +159,20 @@ def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
         "what delta cannot change": timed(lambda: freeze(model, [fact], editor.prefixes, editor.leading), device)[0],
         "search of v_e": search,
         "update from keys and value": update_seconds,
-        "apply, measure the fact, revert": timed(lambda: measured(update), device)[0],
-        "whole edit with its metrics": timed(lambda: measured(editor.update(fact, rule)), device)[0],
+        "apply, measure the fact, revert": timed(lambda: measured_in_place(editor, fact, update), device)[0],
+        "whole edit with its metrics": timed(
+            lambda: measured_in_place(editor, fact, editor.update(fact, rule)), device
+        )[0],
     }
     return pd.DataFrame({"what": list(rows), "seconds": list(rows.values())}).assign(
         of_search=lambda table: table["seconds"] / search
     )
+
+
+def measured_in_place(editor: Editor, fact: Fact, update: RankOneUpdate) -> dict[str, list[tuple[float, float]]]:
+    """The probabilities at a fact's prompts with the update in W, which is afterwards as it was."""
+    with editor.applied(update):
+        return fact_probabilities(editor.model, fact, {update.rule: None})[update.rule]
 
 
 def scaling(

@@ -1,4 +1,3 @@
-import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from distributed import LocalCluster
 from editors_for_workers import make_editor, make_facts, make_mortal_editor, make_own_editor
 
 from rrome import Editor, RromeError, scale
+from rrome.cluster import local_workers
 from rrome.journal import Journal, read_journal
 from rrome.sequential import Checks, read_sequential, sequential_edits
 from rrome.single import Measures, single_edits
@@ -23,7 +23,7 @@ STUDY = {"measures": MEASURES, "at_once": 1}  # every fact a task of its own
 @pytest.fixture(scope="module")
 def workers():
     """Two workers, as processes of their own, that several studies use."""
-    with scale.local_workers(2) as workers:
+    with local_workers(2) as workers:
         yield workers
 
 
@@ -140,16 +140,6 @@ def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_los
             same(getattr(kept, name), getattr(run, name))
 
 
-def test_starting_workers_leaves_the_environment_of_this_process_alone(monkeypatch):
-    monkeypatch.setenv("MKL_NUM_THREADS", "7")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = dict(os.environ)
-    with scale.local_workers(1):
-        assert dict(os.environ) == before
-        os.environ["OMP_NUM_THREADS"] = "1"  # what Dask does when it starts a worker again
-    assert dict(os.environ) == before
-
-
 def test_workers_whose_editors_differ_are_refused(cluster, tmp_path):
     with pytest.raises(RromeError, match=r"the editor of worker \d is not the study's \(prefixes: .* there, .* now\)"):
         scale.single_edits(cluster, make_own_editor, FACTS, tmp_path / "study.jsonl", **STUDY)
@@ -187,16 +177,3 @@ def test_an_editor_is_not_sent_to_workers(editor, tmp_path):
         scale.single_edits(2, partial(make_editor, Lock()), FACTS, tmp_path / "study.jsonl")
     with pytest.raises(RromeError, match="make_editor carries 8 MB to every worker"):
         scale.single_edits(2, partial(make_editor, bytes(8_000_000)), FACTS, tmp_path / "study.jsonl")
-
-
-@pytest.mark.parametrize(
-    "name, count, number",
-    [(0, 0, None), (3, 4, 3), ("gpu-2", 4, 2), ("gpu-5", 4, 1), ("tcp://10.0.0.2:4001", 1, 0), ("node7", 1, 0)],
-)
-def test_a_worker_takes_the_accelerator_of_its_number(name, count, number):
-    assert scale.accelerator_of(name, count) == number
-
-
-def test_a_worker_without_a_number_cannot_choose_among_accelerators():
-    with pytest.raises(RromeError, match="worker tcp://10.0.0.2:4001 sees 4 accelerators and has no number"):
-        scale.accelerator_of("tcp://10.0.0.2:4001", 4)
