@@ -31,18 +31,37 @@ def target_nll(
     """
     pairs = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
     updates = updates or [None] * len(pairs)
-    rows: dict[tuple, list[int]] = {}  # what the model must read, once, and the pairs that it serves
-    for n, ((ids, _), update) in enumerate(zip(pairs, updates, strict=True)):
-        rows.setdefault((tuple(ids[:-1]), id(update)), []).append(n)
     nll = torch.zeros(len(pairs))
-    in_order = sorted(rows.items(), key=lambda item: (-len(item[0][0]), item[0]))  # equal prompts side by side
-    for batch in batches(in_order, lambda item: len(item[0][0])):
+    rows = _shared_rows([ids[:-1] for ids, _ in pairs], updates)
+    for batch in batches(rows, lambda row: len(row[0])):
         served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
-        read = [list(ids) for (ids, _), _ in batch]
+        edited = [updates[members[0]] for _, members in batch]
         nll[[n for _, n in served]] = _batch_nll(
-            model, read, [(row, *pairs[n]) for row, n in served], [updates[members[0]] for _, members in batch]
+            model, [ids for ids, _ in batch], [(row, *pairs[n]) for row, n in served], edited
         )
     return nll
+
+
+def _shared_rows(
+    reads: Sequence[list[int]], updates: Sequence[RankOneUpdate | None]
+) -> list[tuple[list[int], list[int]]]:
+    """The rows (tokens, which of `reads` they serve) to read, longest first and equal tokens side by side.
+
+    Attention is causal: a longer row of the same update serves whatever begins it, as a prompt alone begins the same
+    prompt with a part of its target.
+    """
+    editions: dict[int, int] = {}
+    keys = [(read, editions.setdefault(id(update), len(editions))) for read, update in zip(reads, updates, strict=True)]
+    rows: list[tuple[list[int], list[int]]] = []
+    begun: dict[tuple[tuple[int, ...], int], list[int]] = {}  # every beginning of a row, and the row's members
+    for n in sorted(range(len(reads)), key=lambda n: (-len(reads[n]), keys[n])):
+        read, edition = keys[n]
+        members = begun.get((tuple(read), edition))
+        if members is None:
+            rows.append((read, members := []))
+            begun |= {(tuple(read[:end]), edition): members for end in range(1, len(read) + 1)}
+        members.append(n)
+    return rows
 
 
 def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:

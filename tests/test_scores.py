@@ -31,6 +31,22 @@ def test_a_row_with_an_update_is_measured_as_edited(tiny, texts):
     assert after < before
 
 
+def test_a_prompt_is_read_once_for_targets_that_begin_alike(tiny, texts):
+    editor = Editor(tiny, second_moment(tiny, texts, None, cache=False), prefixes=PREFIXES)
+    update = editor.update(FACTS[0], "p-rome")
+    prompt, long = "The old town lies on the", "river and its people"
+    ids = tiny.tokenizer(f"{prompt} {long}")["input_ids"]
+    targets = [long, tiny.tokenizer.decode(ids[len(tiny.tokenizer(prompt)["input_ids"])]).strip(), "Rome"]
+    seen = []
+    hook = tiny.lm.get_input_embeddings().register_forward_hook(lambda _, args, out: seen.append(args[0].shape))
+    together = target_nll(tiny, [prompt] * 6, targets * 2, [None] * 3 + [update] * 3).view(2, 3)
+    hook.remove()
+    assert max(rows for rows, _ in seen) == 2  # one for each edition
+    for edition, row in zip([None, update], together, strict=True):
+        alone = [target_nll(tiny, [prompt], [target], [edition]).item() for target in targets]
+        assert row.tolist() == pytest.approx(alone, rel=1e-4, abs=1e-4)
+
+
 def test_perplexity_is_that_of_every_token_but_the_first(tiny):
     text = "The old town lies on the river and its people speak a language of their own."
     ids = tiny.tokenizer(text)["input_ids"]
