@@ -7,12 +7,15 @@
 Keys at l* depend only on what lies below W of l*, so editing that W never changes them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
+from .attention import attending_to
 from .errors import RromeError
 from .facts import Fact
 from .hooks import input_of
@@ -21,6 +24,8 @@ from .progress import bar
 from .prompts import Row, read_row
 
 BATCH_TOKENS = 4096  # padded tokens in one forward pass
+APART_TOKENS = 512  # the same behind a beginning that is read for itself: small, so that few of them are padding
+PASS = 64  # tokens that take as long to compute as one more forward pass does besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +74,54 @@ def batches(items: Sequence, length: Callable[[Any], int], tokens: int = BATCH_T
 
 
 def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False) -> torch.Tensor:
-    """k at the subject's last token of each row, (N, d_k), in few batches; what is read up to there is read once."""
+    """k at the subject's last token of each row, (N, d_k), in few batches; what is read up to there is read once.
+
+    So is a beginning that many rows share, as all facts do behind one prefix: the others attend to its states.
+    """
     reads = [row.ids[: row.subject + 1] for row in rows]
-    distinct = list(batches(sorted(set(reads), key=lambda read: (-len(read), read)), len))
+    work = [
+        (start, batch)
+        for start, members in _by_beginning(reads).items()
+        for batch in batches([read[len(start) :] for read in members], len, APART_TOKENS if start else BATCH_TOKENS)
+    ]
     found: dict[tuple[int, ...], torch.Tensor] = {}
-    for batch in bar(distinct, desc="keys", unit="batch", show=progress):
-        inputs = capture_inputs(model, pad_right(batch, model.tokenizer.pad_token_id, model.device))  # (B, T, d_k)
-        found |= {read: inputs[number, len(read) - 1].clone() for number, read in enumerate(batch)}
+    for start, batch in bar(work, desc="keys", unit="batch", show=progress):
+        inputs = _inputs_behind(model, start, batch)  # (B, T, d_k)
+        found |= {start + rest: inputs[number, len(rest) - 1].clone() for number, rest in enumerate(batch)}
     return torch.stack([found[read] for read in reads])
+
+
+def _by_beginning(reads: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Distinct reads, longest first, by the beginning that saves most when it is read once; () where none is worth it."""
+    distinct = sorted(set(reads), key=lambda read: (-len(read), read))
+    shared = Counter(read[:end] for read in distinct for end in range(1, len(read)))
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for read in distinct:
+        saved = [0.0] + [end - (end + PASS) / shared[read[:end]] for end in range(1, len(read))]  # tokens, per read
+        groups.setdefault(read[: saved.index(max(saved))], []).append(read)
+    return groups
+
+
+def _inputs_behind(model: Model, start: tuple[int, ...], rests: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """The inputs of W for tokens that each stand behind the same P tokens `start`: keys (B, T, d_k), float32."""
+    ids = pad_right(rests, model.tokenizer.pad_token_id, model.device)  # (B, T)
+    if not start:
+        return capture_inputs(model, ids)
+    cache, site = DynamicCache(), model.site.module
+    input_of(model, site, input_ids=torch.tensor([start], device=model.device), past_key_values=cache)
+    lower: list[Any] = cache.layers[: model.layer + 1]
+    kept = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
+    columns = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
+    with attending_to(model, kept) as earlier:
+        inputs = input_of(
+            model,
+            site,
+            input_ids=ids,
+            attention_mask=torch.ones_like(columns),
+            position_ids=columns[:, len(start) :],
+            past_key_values=earlier,
+        )
+    return inputs.float()
 
 
 def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str | None = None) -> Keys:

@@ -7,7 +7,7 @@ from facts_for_tests import FACTS, PREFIXES
 from families import FAMILIES
 from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
-from rrome import RULES, Editor, RromeError, Search, naive, second_moment
+from rrome import RULES, Editor, RromeError, Search, keys, naive, second_moment
 from rrome.scores import target_nll
 from rrome.sites import find_site
 
@@ -30,6 +30,13 @@ def test_all_eight_rules_equal_the_naive_solver(editor):
     for rule, choice in RULES.items():
         expected = naive.delta_matrix(model, fact, PREFIXES, editor.second_moment.matrix, choice, target=target)
         assert (updates[rule].matrix() - expected).norm() <= 1e-4 * expected.norm(), rule
+
+
+def test_keys_behind_a_shared_beginning_equal_the_naive_solvers(editor, monkeypatch):
+    monkeypatch.setattr(keys, "PASS", 0)
+    for fact, found in zip(FACTS, keys.facts_keys(editor.model, FACTS, PREFIXES), strict=True):
+        expected = naive.keys(editor.model, fact, PREFIXES)
+        torch.testing.assert_close(found.all, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 def test_an_edit_in_a_row_of_a_batch_is_the_edit_in_the_weights(editor):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RromeError, naive
+from rrome import Fact, RromeError, naive
 from rrome import keys as keys_module
 from rrome.keys import capture_inputs, fact_keys, facts_keys
 
@@ -46,3 +46,21 @@ def test_keys_of_many_facts_come_in_few_passes(tiny, monkeypatch):
         torch.testing.assert_close(together.all, one, rtol=1e-4, atol=1e-5)
     assert len(passes) == 1
     assert facts_keys(tiny, [], PREFIXES) == []
+
+
+def test_a_beginning_that_many_prompts_share_is_read_once(tiny, monkeypatch):
+    facts = [Fact("The mother tongue of {} is", f"the town of {name}", "Rome") for name in ("Rome", "Paris", "Zürich")]
+    long = "The Eiffel Tower is in the city of Paris and the old town lies on the river. {}"
+    templates = [*PREFIXES, long]
+    alone = [fact_keys(tiny, fact, templates).all for fact in facts]
+    read = []
+    hook = tiny.lm.get_input_embeddings().register_forward_hook(lambda _, args, out: read.append(args[0].numel()))
+    plain, in_full = facts_keys(tiny, facts, templates), sum(read)
+    read.clear()
+    monkeypatch.setattr(keys_module, "PASS", 0)
+    shared = facts_keys(tiny, facts, templates)
+    hook.remove()
+    assert sum(read) < in_full / 2
+    for one, *others in zip(alone, plain, shared, strict=True):
+        for keys in others:
+            torch.testing.assert_close(keys.all, one, rtol=1e-4, atol=1e-5)
