@@ -78,6 +78,15 @@ def test_cells_are_short_and_stand_under_text(notebook, code):
         assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
 
 
+def test_what_is_imported_from_the_kit_is_there(code):
+    statements = [
+        node for cell in code for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.ImportFrom)
+    ]
+    for statement in statements:
+        if statement.module.split(".")[0] == "rrome":
+            exec(ast.unparse(statement), {})
+
+
 def test_a_claim_is_compared_with_the_committed_run(code):
     checked = [cell for cell in code if "nbval-check-output" in cell.metadata.get("tags", [])]
     assert checked and all(cell.outputs for cell in checked)
