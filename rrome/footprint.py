@@ -7,7 +7,7 @@ it keeps W as it was, so that it can be reverted bit for bit. What a library tak
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -20,28 +20,30 @@ from .rules import RULES
 from .scores import fact_probabilities
 from .speed import measured_in_place
 
+Made = TypeVar("Made")
 
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes of new tensors that exist at one time while `work` runs, on all devices together."""
+
+def peak_bytes(work: Callable[[], Made]) -> tuple[Made, int]:
+    """What `work` returns, and the most bytes of new tensors that exist at one time while it runs, on all devices together."""
     with _Counting() as counted:
-        work()
-    return counted.peak
+        made = work()
+    return made, counted.peak
 
 
 def footprint(editor: Editor, fact: Fact, rules: Sequence[str] = tuple(RULES)) -> pd.DataFrame:
     """Memory of one edit beside the model, stage by stage: what, megabytes (10^6 bytes), of_model (share of its weights)."""
     model = editor.model
-    value = editor.value(fact)
-    updates = {rule: editor.update(fact, rule, value=value) for rule in rules}
+    value, searching = peak_bytes(partial(editor.value, fact))
+    updates, updating = peak_bytes(lambda: {rule: editor.update(fact, rule, value=value) for rule in rules})
+    _, measuring = peak_bytes(partial(fact_probabilities, model, fact, updates))
+    _, applying = peak_bytes(partial(measured_in_place, editor, fact, updates[rules[0]]))
     bytes_of = {
         "the model's weights": sum(weight.nbytes for weight in model.lm.parameters()),
         "W": model.site.weight.nbytes,
-        "search of v_e": peak_bytes(partial(editor.value, fact)),
-        f"updates under {len(rules)} rules": peak_bytes(
-            lambda: [editor.update(fact, rule, value=value) for rule in rules]
-        ),
-        "measuring them in one batch": peak_bytes(partial(fact_probabilities, model, fact, updates)),
-        "applying one and measuring it": peak_bytes(partial(measured_in_place, editor, fact, updates[rules[0]])),
+        "search of v_e": searching,
+        f"updates under {len(rules)} rules": updating,
+        "measuring them in one batch": measuring,
+        "applying one and measuring it": applying,
     }
     table = pd.DataFrame({"what": list(bytes_of), "megabytes": [number / 1e6 for number in bytes_of.values()]})
     return table.assign(of_model=table["megabytes"] / table["megabytes"][0])
