@@ -112,7 +112,8 @@ class Journal:
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         if changes := differences(found, wanted):
             raise RromeError(
-                f"{self.path} holds a study with other settings ({changes}): choose another file or move it away"
+                f"{self.path} holds a study with other settings ({changes}): choose another file "
+                "(in the notebooks: another `profile`) or move it away"
             )
 
 

@@ -111,7 +111,7 @@ def _resume(model: Model, facts: Sequence[Fact], log: EditLog) -> int:
         if row["fact"] != fact.to_record():
             raise RromeError(
                 f"edit {row['edit']} in {log.folder} is {row['subject']!r}, the list of facts has {fact.subject!r} "
-                "there: choose another folder, or give the same facts in the same order"
+                "there: choose another folder (in the notebooks: another `profile`), or give the same facts in the same order"
             )
     done = min(len(log), len(facts))
     log.replay(model, done)
