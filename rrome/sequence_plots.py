@@ -48,6 +48,7 @@ def collapse_curves(
         for panel, label in zip(axes[:, 0], ROWS, strict=True):
             panel.set_ylabel(label)
         axes[1, 0].set_yscale("log")
+        axes[2, 0].set_ylim(top=1.55 * max(curve["delta"].max() for curve in curves.values()))  # the names stand above
         axes[3, 0].set_yscale("log")
         axes[0, 0].legend(fontsize=7, loc="lower left")
         if len(curves) > len(rules):

@@ -52,10 +52,12 @@ def _scatter_panel(panel: Axes, here: pd.DataFrame, rule: str, labels: int) -> N
     large = {"s": 46, "edgecolors": "black", "linewidths": 0.7}
     panel.scatter(here["delta"][first], here["entropy"][first], label="first-token subjects", **large, **marks)
     far = here[here["delta"] > 3 * here["delta"][~first].median()]
-    for place, row in enumerate(far.nlargest(labels, "delta").itertuples()):
-        offset = {"xytext": (0.97, 0.62 - 0.07 * place), "textcoords": "axes fraction"}
-        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
-        panel.annotate(row.subject, (row.delta, row.entropy), ha="right", fontsize=7, arrowprops=line, **offset)
+    named = far.nlargest(labels, "delta")
+    left, places = named["delta"].min() / 1.3, panel.get_xaxis_transform()  # of all points: no line crosses a name
+    for place, row in enumerate(named.itertuples()):
+        offset = {"xytext": (left, 0.62 - 0.07 * place), "textcoords": places, "ha": "right"}
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (1.06, 0.5), "patchA": None}
+        panel.annotate(row.subject, (row.delta, row.entropy), fontsize=7, arrowprops=line, **offset)
     panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)")
     panel.legend(loc="lower left", fontsize=7)
 
