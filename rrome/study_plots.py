@@ -53,7 +53,7 @@ def _scatter_panel(panel: Axes, here: pd.DataFrame, rule: str, labels: int) -> N
     panel.scatter(here["delta"][first], here["entropy"][first], label="first-token subjects", **large, **marks)
     far = here[here["delta"] > 3 * here["delta"][~first].median()]
     named = far.nlargest(labels, "delta")
-    left, places = named["delta"].min() / 1.3, panel.get_xaxis_transform()  # of all points: no line crosses a name
+    left, places = named["delta"].min() / 1.3, panel.get_xaxis_transform()  # so that no line crosses a name
     for place, row in enumerate(named.itertuples()):
         offset = {"xytext": (left, 0.62 - 0.07 * place), "textcoords": places, "ha": "right"}
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (1.06, 0.5), "patchA": None}
