@@ -6,7 +6,7 @@ FIGURES ?= figures
 
 BIN       := .venv/bin
 STAMP     := .venv/installed
-SOURCES   := $(wildcard rrome/*.py rrome/data/*)
+SOURCES   := $(wildcard rrome/*.py rrome/*/*.py rrome/data/*)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # A profile runs the notebooks that it names.
 NAMED     := $(shell sed -n 's/^\([0-9A][0-9]_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)

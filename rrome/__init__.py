@@ -2,16 +2,11 @@
 
 __version__ = "0.1.0"
 
-from .errors import RromeError
-from .models import Model, generate, load, wrap
-from .facts import Fact
-from .fact_sets import load_facts
-from .covariance import SecondMoment, second_moment
-from .keys import Keys
-from .values import Search, Value
-from .rules import RULES, KeyChoice, RankOneUpdate, Rule
-from .editor import Editor
-from .edit_log import EditLog
+from .store import RromeError
+from .facts import Fact, load_facts
+from .model import Model, generate, load, wrap
+from .update import RULES, KeyChoice, Keys, RankOneUpdate, Rule, Search, SecondMoment, Value, second_moment
+from .edit import EditLog, Editor
 
 __all__ = [
     "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Rule", "Search",

@@ -23,15 +23,13 @@ import torch
 import typer
 import yaml
 
-from .cache import cache_dir
-from .costs import FLOAT, Costs, Load, Rates, times
-from .devices import available
-from .errors import RromeError
-from .models import DEFAULT_MODEL, outline
-from .protocol import N_TEST_PREFIXES, PROBE_CHARACTERS, SEQUENTIAL_PROBE_CHARACTERS
-from .rules import NAMED_RULES, RULES
+from .model.load import DEFAULT_MODEL, available, outline
 from .run import defaults, profile_parameters
-from .single import facts_at_once
+from .store.disk import RromeError, cache_dir
+from .study.costs import FLOAT, Costs, Load, Rates, times
+from .study.protocol import N_TEST_PREFIXES, PROBE_CHARACTERS, SEQUENTIAL_PROBE_CHARACTERS
+from .study.single import facts_at_once
+from .update.rules import NAMED_RULES, RULES
 
 GIB, HOUR = 2**30, 3600
 SPEED = "speed.csv"  # what notebook 7 measured

@@ -13,9 +13,9 @@ import papermill
 import typer
 import yaml
 
-from .devices import available
-from .errors import RromeError
-from .provenance import git_commit
+from .model.load import available
+from .plots.save import git_commit
+from .store.disk import RromeError
 
 KERNEL = "python3"
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted

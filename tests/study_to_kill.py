@@ -7,7 +7,7 @@ from conftest import CONFIGS, make_model, random_texts
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, second_moment
-from rrome.studies import Measures, single_edits
+from rrome.study import Measures, single_edits
 
 
 def study(path):

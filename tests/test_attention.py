@@ -5,7 +5,7 @@ import torch
 import transformers
 from conftest import make_model
 
-from rrome.attention import attending_to
+from rrome.model.hooks import attending_to
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8}

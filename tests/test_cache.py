@@ -2,8 +2,7 @@ import errno
 
 import pytest
 
-from rrome.cache import atomic, cache_dir, digest
-from rrome.errors import RromeError
+from rrome.store.disk import RromeError, atomic, cache_dir, digest
 
 
 def test_the_environment_variable_moves_the_cache(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rrome import RULES, RromeError, claims, scorecard
-from rrome.data_files import read_yaml
-from rrome.sequential import SequentialRun
-from rrome.verdicts import Statement, below, beyond, verdict
+from rrome import RULES, RromeError
+from rrome.store.disk import read_yaml
+from rrome.study import claims, scorecard
+from rrome.study.sequential import SequentialRun
+from rrome.study.verdicts import Statement, below, beyond, verdict
 
 N_ORDINARY, N_FIRST, N_EDITS = 30, 12, 100
 

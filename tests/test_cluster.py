@@ -3,7 +3,7 @@ import os
 import pytest
 
 from rrome import RromeError
-from rrome.cluster import accelerator_of, local_workers
+from rrome.study.cluster import accelerator_of, local_workers
 
 
 def test_workers_do_not_settle_how_many_threads_the_next_process_has(monkeypatch):

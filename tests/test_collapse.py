@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rrome import RromeError
-from rrome.collapse import collapse_edit, curve, disabling_edits, survival
+from rrome.study.collapse import collapse_edit, curve, disabling_edits, survival
 
 
 def run(perplexities, deltas=None):

@@ -2,12 +2,13 @@ import pytest
 import torch
 from facts_for_tests import FACTS
 
-from rrome import Search, load_facts, speed
-from rrome import costs as costs_module
-from rrome.costs import CHUNK, TEMPLATES, Costs, Rates, times
-from rrome.frozen import freeze
-from rrome.models import outline
-from rrome.sites import blocks_of
+from rrome import Search, load_facts
+from rrome.model.load import outline
+from rrome.model.site import blocks_of
+from rrome.study import costs as costs_module
+from rrome.study import speed
+from rrome.study.costs import CHUNK, TEMPLATES, Costs, Rates, times
+from rrome.update.batch import freeze
 
 
 @pytest.fixture(scope="module")

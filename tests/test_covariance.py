@@ -1,5 +1,6 @@
 import errno
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from safetensors.torch import save_file
 
 import rrome
 from rrome import RromeError, SecondMoment, naive, second_moment
-from rrome.covariance import read_second_moment, second_moment_from
-from rrome.text import factbook_prose, read_texts
+from rrome.facts.text import factbook_prose, read_texts
+from rrome.update.second_moment import read_second_moment, second_moment_from
 
 
 def naive_second_moment(model, texts):
@@ -52,7 +53,9 @@ def test_a_text_longer_than_the_models_context_is_cut(tiny):
 
 def test_the_second_call_reads_the_cache(tiny, texts, no_cache, monkeypatch):
     first = second_moment(tiny, texts, 3000)
-    monkeypatch.setattr(rrome.covariance, "_estimate", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        sys.modules["rrome.update.second_moment"], "_estimate", lambda *_: pytest.fail("computed again")
+    )
     again = second_moment(tiny, texts, 3000)
     assert torch.equal(first.matrix, again.matrix) and first.key == again.key
     assert tiny.name in first.key and "layer1" in first.key and "3000" in first.key
@@ -88,7 +91,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tiny, texts, no_cache, monk
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rrome.covariance, "save_file", full)
+    monkeypatch.setattr(sys.modules["rrome.update.second_moment"], "save_file", full)
     with pytest.raises(RromeError, match="no disk space"):
         second_moment(tiny, texts, 3000)
     assert not [path for path in no_cache.rglob("*") if path.is_file()]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rrome import RromeError
-from rrome.devices import available
+from rrome.model.load import available
 
 
 @pytest.fixture

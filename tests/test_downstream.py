@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from rrome import Fact, RromeError, load_facts
-from rrome.downstream import Choice, ChoiceTask, agreement_task, recall_task
-from rrome.scores import target_nll
+from rrome.measure.scores import target_nll
+from rrome.measure.tasks import Choice, ChoiceTask, agreement_task, recall_task
 
 
 def test_a_choice_is_won_when_the_right_continuation_is_likelier(tiny):

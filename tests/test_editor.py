@@ -2,7 +2,6 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-import rrome
 from rrome import RULES, Editor, RankOneUpdate, RromeError
 
 NAMED = ["rome", "r-rome", "p-rome"]
@@ -107,7 +106,7 @@ def test_the_same_seed_gives_the_same_delta_twice(tiny, editor):
 
 
 def test_an_unknown_rule_is_refused_before_the_search(editor, monkeypatch):
-    monkeypatch.setattr(rrome.editor, "find_values", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr("rrome.edit.editor.find_values", lambda *_: pytest.fail("searched"))
     with pytest.raises(RromeError, match="unknown rule 'r_rome'"):
         editor.update(FACTS[0], "r_rome")
 
@@ -121,7 +120,7 @@ def test_a_disabling_edit_can_be_refused_before_the_search_or_warned_of(tiny, ed
     warned = Editor(tiny, editor.second_moment, PREFIXES, max_amplification=limit, on_excess="warn")
     with pytest.warns(UserWarning, match="Italy is located.*likely to disable"):
         warned.update(FACTS[0], refused)
-    monkeypatch.setattr(rrome.editor, "find_values", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr("rrome.edit.editor.find_values", lambda *_: pytest.fail("searched"))
     with pytest.raises(RromeError, match=f"Italy is located.* under '{refused}' is likely to disable the model"):
         guarded.update(FACTS[0], refused)
     with pytest.raises(RromeError, match="'refuse' or 'warn'"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rrome import Fact, RromeError, fact_sets
-from rrome.cache import file_sha256
-from rrome.fact_sets import load_facts, paper_sample
-from rrome.facts import read_facts
+from rrome import Fact, RromeError
+from rrome.facts import fact as fact_sets
+from rrome.facts.fact import load_facts, paper_sample, read_facts
+from rrome.store.disk import file_sha256
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rrome import Fact, RromeError
-from rrome.facts import read_facts, write_facts
+from rrome.facts.fact import read_facts, write_facts
 
 RECORD = {
     "case_id": 7,

@@ -7,9 +7,10 @@ from facts_for_tests import FACTS, PREFIXES
 from families import FAMILIES
 from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
-from rrome import RULES, Editor, RromeError, Search, keys, naive, second_moment
-from rrome.scores import target_nll
-from rrome.sites import find_site
+from rrome import RULES, Editor, RromeError, Search, naive, second_moment
+from rrome.measure.scores import target_nll
+from rrome.model.site import find_site
+from rrome.update import keys
 
 FACT = FACTS[0]
 EVALUATIONS = 4

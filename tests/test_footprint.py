@@ -3,9 +3,9 @@ import torch
 from facts_for_tests import FACTS
 
 from rrome import Editor, second_moment
-from rrome.costs import Costs
-from rrome.footprint import footprint, peak_bytes
-from rrome.text import factbook_prose
+from rrome.facts.text import factbook_prose
+from rrome.study.costs import Costs
+from rrome.study.footprint import footprint, peak_bytes
 
 
 def test_tensors_count_while_they_exist():

@@ -6,8 +6,8 @@ from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Fact, Search, naive
-from rrome.frozen import freeze
-from rrome.values import find_value, find_values
+from rrome.update.batch import freeze
+from rrome.update.value import find_value, find_values
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8}

@@ -1,7 +1,11 @@
+import sys
+
 import pytest
 
-from rrome import RromeError, gguf, load
-from rrome.data_files import read_yaml
+from rrome import RromeError, load
+from rrome.store.disk import read_yaml
+
+gguf = sys.modules["rrome.model.load"]  # the function `load` of the flat has its name
 
 ENTRY = read_yaml("models.yaml")["smollm2-135m"]
 

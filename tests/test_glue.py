@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from rrome import RromeError, glue
-from rrome.glue import GlueTask, glue_task, read_answer, weighted_f1
+from rrome import RromeError
+from rrome.measure import glue
+from rrome.measure.glue import GlueTask, glue_task, read_answer, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},

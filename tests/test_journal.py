@@ -4,7 +4,7 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.journal import Journal
+from rrome.store.journal import Journal
 
 SETTINGS = {"layer": 9, "prefixes": ["{}", "A. {}"]}
 

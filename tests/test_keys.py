@@ -3,8 +3,8 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Fact, RromeError, naive
-from rrome import keys as keys_module
-from rrome.keys import capture_inputs, fact_keys, facts_keys
+from rrome.update import keys as keys_module
+from rrome.update.keys import capture_inputs, fact_keys, facts_keys
 
 
 @pytest.mark.parametrize("leading", [None, "<|end|>"])

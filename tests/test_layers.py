@@ -5,8 +5,8 @@ import pytest
 from facts_for_tests import FACTS
 
 from rrome import Fact
-from rrome.layers import layer_damage, layer_sweep, layer_table
-from rrome.metrics import score
+from rrome.measure.metrics import score
+from rrome.study.layer import layer_damage, layer_sweep, layer_table
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What each rule promises of W', on a random memory."""
 
-from rrome.memory import memory_errors
-from rrome.rules import RULES
+from rrome.study.claims import memory_errors
+from rrome.update.rules import RULES
 
 
 def test_the_algebra_is_exact_where_a_rule_promises_it_and_nowhere_else():

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from rrome.metrics import distinct_share, entropy, fact_metrics, ngram_entropy, normalised_entropy, score, words_of
+from rrome.measure.metrics import (
+    distinct_share,
+    entropy,
+    fact_metrics,
+    ngram_entropy,
+    normalised_entropy,
+    score,
+    words_of,
+)
 
 
 def test_words_are_lower_case_and_without_full_stops():

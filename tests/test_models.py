@@ -1,4 +1,5 @@
 import copy
+import sys
 import time
 
 import pytest
@@ -8,10 +9,10 @@ from conftest import make_tokenizer
 from facts_for_tests import FACTS, PREFIXES
 
 import rrome
-from rrome import RromeError, models
-from rrome.data_files import read_yaml
-from rrome.models import weights_fingerprint
-from rrome.values import Search, find_value
+from rrome import RromeError
+from rrome.model.model import weights_fingerprint
+from rrome.store.disk import read_yaml
+from rrome.update.value import Search, find_value
 
 
 def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
@@ -122,7 +123,7 @@ def test_the_hub_is_asked_for_the_revision_and_its_absence_explained(monkeypatch
         seen.append((source, revision))
         raise OSError("no connection")
 
-    monkeypatch.setattr(rrome.models.AutoTokenizer, "from_pretrained", offline)
+    monkeypatch.setattr(sys.modules["rrome.model.load"].AutoTokenizer, "from_pretrained", offline)
     with pytest.raises(RromeError, match="needs a network or an earlier download; no connection"):
         rrome.load(**arguments)
     assert seen == [asked]
@@ -168,7 +169,7 @@ def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(sys.modules["rrome.model.load"].AutoModelForCausalLM, "from_pretrained", from_pretrained)
     for device in (None, "cuda", "cuda:1", "cpu"):
         with pytest.raises(RromeError, match="far enough"):
             rrome.load(tmp_path, device=device)

@@ -4,9 +4,9 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, RromeError, naive, second_moment
-from rrome.moments import text_sizes
-from rrome.rules import RULES
-from rrome.scores import fact_probabilities
+from rrome.measure.scores import fact_probabilities
+from rrome.study.beyond import text_sizes
+from rrome.update.rules import RULES
 
 SIZES = [10, 500, 2000]  # the tiny models have d_k = 64 or 128
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from rrome import RromeError
 from rrome import plan as planning
-from rrome.costs import Costs
+from rrome.study.costs import Costs
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

@@ -9,8 +9,8 @@ import torch
 from facts_for_tests import FACTS
 
 from rrome import RULES, Editor, RromeError
-from rrome.playground import Playground
-from rrome.scores import perplexity, target_nll
+from rrome.measure.scores import perplexity, target_nll
+from rrome.study.playground import Playground
 
 FACT = replace(
     FACTS[0], paraphrases=("Rome. Italy lies in",), neighbourhood=("Paris is in",), generation=("The old <town>",)
@@ -216,7 +216,9 @@ def test_what_was_typed_is_escaped(playground, field):
 
 
 def test_what_was_generated_is_escaped_and_keeps_its_lines(playground, monkeypatch):
-    monkeypatch.setattr("rrome.examples.generate", lambda model, prompts, *a, **k: ["one <i>\ntwo</i>"] * len(prompts))
+    monkeypatch.setattr(
+        "rrome.study.examples.generate", lambda model, prompts, *a, **k: ["one <i>\ntwo</i>"] * len(prompts)
+    )
     playground.edit()
     assert "<i>" not in playground.result.value and "one &lt;i&gt;\ntwo" in playground.result.value
 

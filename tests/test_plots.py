@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rrome import plots
-from rrome.rules import NAMED_RULES
+from rrome.update.rules import NAMED_RULES
 
 matplotlib.use("agg")
 
@@ -71,13 +71,13 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
 
 
 def test_text_is_shortened_to_what_the_font_can_show():
-    assert plots.shortened("", 20, 2) == "(nothing)"
-    assert plots.shortened("costs $5 \U0001f4a1\n\nnow", 40, 2) == "costs \\$5 \u25af now"
-    lines = plots.shortened("word " * 100, 20, 3).split("\n")
+    assert plots.single.shortened("", 20, 2) == "(nothing)"
+    assert plots.single.shortened("costs $5 \U0001f4a1\n\nnow", 40, 2) == "costs \\$5 \u25af now"
+    lines = plots.single.shortened("word " * 100, 20, 3).split("\n")
     assert len(lines) == 3 and all(len(line) <= 20 for line in lines) and lines[-1].endswith("\u2026")
 
 
 def test_every_named_rule_has_a_colour_and_a_second_channel():
     rules = ["unedited", *NAMED_RULES]
-    for channel in (plots.COLOURS, plots.MARKERS, plots.DASHES, plots.NAMES):
+    for channel in (plots.save.COLOURS, plots.save.MARKERS, plots.save.DASHES, plots.save.NAMES):
         assert len({channel[rule] for rule in rules}) == len(rules)

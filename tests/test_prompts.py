@@ -2,7 +2,7 @@ import pytest
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Fact, RromeError
-from rrome.prompts import check_templates, read_row, read_subject_is, sample_prefixes
+from rrome.model.tokens import check_templates, read_row, read_subject_is, sample_prefixes
 
 
 @pytest.mark.parametrize("template", PREFIXES)

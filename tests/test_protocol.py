@@ -5,7 +5,7 @@ import pytest
 from conftest import make_tokenizer
 
 from rrome import RromeError, load_facts
-from rrome.protocol import (
+from rrome.study.protocol import (
     standard_checks,
     standard_editor,
     standard_evidence,
@@ -13,7 +13,7 @@ from rrome.protocol import (
     standard_sequence,
     standard_tasks,
 )
-from rrome.single import study_settings
+from rrome.study.single import study_settings
 
 
 def test_a_longer_sequence_begins_with_the_shorter_one():

@@ -4,7 +4,7 @@ import torch
 from facts_for_tests import PREFIXES
 
 from rrome import Editor, second_moment
-from rrome.provenance import git_commit, provenance
+from rrome.plots.save import git_commit, provenance
 
 
 def test_everything_needed_to_make_the_figure_again_is_recorded(tiny, texts):

@@ -3,8 +3,8 @@ import torch
 from facts_for_tests import FACTS
 
 from rrome import generate
-from rrome.rowwise import below_kept, rowwise, shared_below
-from rrome.sites import blocks_of
+from rrome.measure.scores import below_kept, rowwise, shared_below
+from rrome.model.site import blocks_of
 
 PROMPTS = ["Italy is located in the continent of", "The old town lies on", "A ship"]
 

@@ -6,8 +6,8 @@ from facts_for_tests import FACTS, PREFIXES
 from safetensors.torch import save_file
 
 from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, naive, second_moment
-from rrome.rules import Rule, rule_named
-from rrome.text import factbook_prose
+from rrome.facts.text import factbook_prose
+from rrome.update.rules import Rule, rule_named
 
 
 @pytest.fixture(scope="module", params=FACTS[:2], ids=lambda fact: fact.subject)

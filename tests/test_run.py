@@ -3,7 +3,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from rrome import RromeError, provenance, refresh, run
+from rrome import RromeError, refresh, run
+from rrome.plots import save as provenance
 
 PARAMETERS = """seed = 0  # int: a seed
 rate = 0.5  # float: a rate

@@ -9,11 +9,12 @@ import pytest
 from distributed import LocalCluster
 from editors_for_workers import make_editor, make_facts, make_mortal_editor, make_own_editor
 
-from rrome import Editor, RromeError, scale
-from rrome.cluster import local_workers
-from rrome.journal import Journal, read_journal
-from rrome.sequential import Checks, read_sequential, sequential_edits
-from rrome.single import Measures, single_edits
+from rrome import Editor, RromeError
+from rrome.store.journal import Journal, read_journal
+from rrome.study import cluster as scale
+from rrome.study.cluster import local_workers
+from rrome.study.sequential import Checks, read_sequential, sequential_edits
+from rrome.study.single import Measures, single_edits
 
 MEASURES = Measures(n_generated=4)
 FACTS = make_facts()

@@ -3,7 +3,7 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, RromeError, naive, second_moment
-from rrome.scores import perplexity, target_nll
+from rrome.measure.scores import perplexity, target_nll
 
 
 def naive_nll(model, prompt, target):

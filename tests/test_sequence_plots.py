@@ -1,7 +1,7 @@
 import pandas as pd
 
-from rrome.collapse import survival
-from rrome.sequence_plots import collapse_curves, survival_curves
+from rrome.plots.sequential import collapse_curves, survival_curves
+from rrome.study.collapse import survival
 
 
 def curve(scale):

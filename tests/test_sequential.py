@@ -12,9 +12,9 @@ import torch
 from sequence_to_kill import CHECKS, make_editor, make_facts, run
 
 from rrome import EditLog, Editor, RankOneUpdate, RromeError
-from rrome.metrics import fact_metrics
-from rrome.scores import fact_probabilities, perplexity
-from rrome.sequential import Checks, read_sequential, sequential_edits
+from rrome.measure.metrics import fact_metrics
+from rrome.measure.scores import fact_probabilities, perplexity
+from rrome.study.sequential import Checks, read_sequential, sequential_edits
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from jaxtyping import Float, Float32, Int, jaxtyped
 from torch import Tensor
 
 from rrome import Editor, Search, second_moment
-from rrome.frozen import freeze
-from rrome.hooks import through_block
-from rrome.keys import capture_inputs, pad_right
-from rrome.prompts import read_row
+from rrome.model.hooks import through_block
+from rrome.model.tokens import pad_right, read_row
+from rrome.update.batch import freeze
+from rrome.update.keys import capture_inputs
 
 FACT = FACTS[1]
 

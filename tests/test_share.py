@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import rrome
 from rrome import EditLog, RankOneUpdate, RromeError
-from rrome.cache import cache_dir
-from rrome.share import save_adapter
+from rrome.edit.adapter import save_adapter
+from rrome.store.disk import cache_dir
 
 # peft 0.21 still asks transformers by the old name
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -174,7 +174,7 @@ def test_the_cards_lines_run_in_another_process_without_this_kit(tmp_path):
     model = rrome.load(tmp_path / "base", layer=1, device="cpu")
     model.edits.set(random_updates(model, 3))
     save_adapter(tmp_path / "adapter", model, model.edits.updates, {})
-    rrome.share.save_merged(tmp_path / "merged", model)
+    rrome.edit.adapter.save_merged(tmp_path / "merged", model)
     (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / "adapter/README.md").read_text(), flags=re.DOTALL)
     assert len(snippet.split("\n\n")) == 2 and len([line for line in snippet.splitlines() if line]) == 4
     subprocess.run([sys.executable, "-c", PROCESS.format(snippet=snippet)], cwd=tmp_path, check=True)
@@ -196,7 +196,7 @@ def test_the_merged_model_is_an_ordinary_one(edited, tmp_path):
 def test_the_default_model_merges_into_a_folder_that_does_not_call_itself_quantised(default_model, tmp_path):
     default_model.edits.set(random_updates(default_model, 1))
     try:
-        rrome.share.save_merged(tmp_path / "merged", default_model)
+        rrome.edit.adapter.save_merged(tmp_path / "merged", default_model)
         expected = logits(default_model.lm)
     finally:
         default_model.edits.set(())
@@ -248,7 +248,7 @@ def test_a_crash_leaves_nothing_half_written(edited, tmp_path, monkeypatch, step
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(f"rrome.share.{step}", full)
+    monkeypatch.setattr(f"rrome.edit.adapter.{step}", full)
     with pytest.raises(RromeError, match="no disk space left"):
         edited.save(tmp_path / "a")
     assert not list(tmp_path.iterdir())

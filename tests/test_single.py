@@ -11,10 +11,11 @@ import study_to_kill
 import torch
 from facts_for_tests import FACTS
 
-from rrome import RULES, Editor, RromeError, examples, rules, studies
-from rrome.metrics import fact_metrics
-from rrome.scores import fact_probabilities, perplexity
-from rrome.studies import Measures
+from rrome import RULES, Editor, RromeError, study
+from rrome.measure.metrics import fact_metrics
+from rrome.measure.scores import fact_probabilities, perplexity
+from rrome.study import Measures, examples
+from rrome.update import rules
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_what_it_says_measures_each_edited_model(editor, facts):
 
 def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(editor, facts, tmp_path):
     before = editor.model.site.weight.clone()
-    table = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=5))
+    table = study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=5))
     assert torch.equal(editor.model.site.weight, before)
     assert list(table["rule"]) == ["unedited", *RULES] * 2
     assert table["entropy"].notna().sum() == 2 * 4 and table["delta_frobenius"].isna().sum() == 2
@@ -60,17 +61,17 @@ def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     searches = []
     search = Editor.values
     monkeypatch.setattr(Editor, "values", lambda self, facts: searches.extend(facts) or search(self, facts))
-    studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
+    study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
     assert sorted(fact.case_id for fact in searches) == [0, 1]
 
 
 @pytest.mark.parametrize("lines", [0, 1, 4, 9, 10, 15, 18])
 def test_a_study_killed_at_any_line_ends_as_if_it_had_not_been(editor, facts, tmp_path, lines):
-    whole = studies.single_edits(editor, facts, tmp_path / "whole.jsonl", measures=Measures(n_generated=4))
+    whole = study.single_edits(editor, facts, tmp_path / "whole.jsonl", measures=Measures(n_generated=4))
     content = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
     torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
     (tmp_path / "killed.jsonl").write_text(torn)
-    same(studies.single_edits(editor, facts, tmp_path / "killed.jsonl", measures=Measures(n_generated=4)), whole)
+    same(study.single_edits(editor, facts, tmp_path / "killed.jsonl", measures=Measures(n_generated=4)), whole)
 
 
 @pytest.mark.parametrize("lines", [2, 17, 30])
@@ -87,8 +88,8 @@ def test_a_killed_process_loses_nothing(tmp_path, lines):
 
 def test_facts_searched_in_one_batch_give_the_same_table(editor, facts, tmp_path):
     measures = Measures(n_generated=4)
-    one = studies.single_edits(editor, facts, tmp_path / "one.jsonl", measures=measures, at_once=1)
-    two = studies.single_edits(editor, facts, tmp_path / "two.jsonl", measures=measures, at_once=2)
+    one = study.single_edits(editor, facts, tmp_path / "one.jsonl", measures=measures, at_once=1)
+    two = study.single_edits(editor, facts, tmp_path / "two.jsonl", measures=measures, at_once=2)
     pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-3, atol=1e-5)
 
 
@@ -97,33 +98,33 @@ def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(e
     batches, search = [], Editor.values
     monkeypatch.setattr(Editor, "values", lambda self, facts: batches.append(list(facts)) or search(self, facts))
     given = {"facts": [long, short, long, short], "measures": Measures(n_generated=0), "at_once": 2}
-    whole = studies.single_edits(editor, path=tmp_path / "whole.jsonl", **given)
+    whole = study.single_edits(editor, path=tmp_path / "whole.jsonl", **given)
     assert batches == [[short, short], [long, long]]
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "killed.jsonl").write_text("".join(lines[: 1 + 9 + 4]))  # in the middle of the second fact
-    resumed = studies.single_edits(editor, path=tmp_path / "killed.jsonl", **given)
+    resumed = study.single_edits(editor, path=tmp_path / "killed.jsonl", **given)
     assert batches[2:] == batches[:2]
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
 
 
 def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
-    whole = studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+    whole = study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
     monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
-    same(studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
-    same(studies.read_single_edits(tmp_path / "study.jsonl"), whole)
+    same(study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
+    same(study.read_single_edits(tmp_path / "study.jsonl"), whole)
 
 
 def test_a_changed_setting_is_refused(editor, facts, tmp_path):
-    studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+    study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=4))
     with pytest.raises(RromeError, match="n_generated: 4 there, 5 now"):
-        studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=5))
+        study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=5))
     with pytest.raises(RromeError, match="facts: "):
-        studies.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+        study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
 
 
 def test_facts_without_a_true_answer_are_named(editor, tmp_path):
     with pytest.raises(RromeError, match="Bill Gates is' has no target_true"):
-        studies.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
+        study.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
 
 
 def test_named_rules_are_rules():
@@ -132,7 +133,7 @@ def test_named_rules_are_rules():
 
 def test_perplexity_and_efficacy_behind_prefixes_are_measured_per_edit(editor, facts, tmp_path):
     measures = Measures(n_generated=0, probe="The old town lies on the river.", test_prefixes=["A ship. {}", "So. {}"])
-    table = studies.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
+    table = study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
     update = editor.update(facts[0], "rome")
     with editor.applied(update):
         expected = perplexity(editor.model, [measures.probe])

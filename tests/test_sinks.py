@@ -3,7 +3,7 @@ import torch
 from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, naive, second_moment
-from rrome.sinks import leading_edits, sink_survey, vocabulary_sample
+from rrome.study.beyond import leading_edits, sink_survey, vocabulary_sample
 
 
 def test_norms_of_the_survey_are_those_of_full_passes(tiny):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rrome import RromeError
-from rrome.sites import find_site
+from rrome.model.site import find_site
 
 
 def test_the_site_is_the_down_projection(tiny):

@@ -3,8 +3,9 @@ import torch
 from conftest import CONFIGS, make_model
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Editor, Search, second_moment, speed
-from rrome.frozen import freeze
+from rrome import Editor, Search, second_moment
+from rrome.study import speed
+from rrome.update.batch import freeze
 
 
 @pytest.fixture(scope="module")

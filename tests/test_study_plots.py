@@ -3,8 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rrome import study_plots
-from rrome.rules import NAMED_RULES, RULES
+from rrome import plots as study_plots
+from rrome.update.rules import NAMED_RULES, RULES
 
 matplotlib.use("agg")
 

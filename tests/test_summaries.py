@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rrome import RromeError, tables
-from rrome.summaries import auc, harmonic_score, interval, metrics_table, paired_differences
+from rrome import RromeError
+from rrome.measure.metrics import auc, harmonic_score, interval, metrics_table, paired_differences
+from rrome.plots import save as tables
 
 RNG = np.random.default_rng(0)
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.text import factbook_prose, hub_texts, named_texts, read_texts, text_digest
+from rrome.facts.text import factbook_prose, hub_texts, named_texts, read_texts, text_digest
 
 
 @pytest.fixture(scope="module")

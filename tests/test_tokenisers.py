@@ -4,9 +4,9 @@ from tokenisers import SIGNS, TOKENISERS, byte_level
 from tokenizers import processors
 
 import rrome
-from rrome import Editor, Fact, RromeError, Search, naive, second_moment, studies
-from rrome.prompts import read_row, subject_position, with_target
-from rrome.rules import NAMED_RULES
+from rrome import Editor, Fact, RromeError, Search, naive, second_moment, study
+from rrome.model.tokens import read_row, subject_position, with_target
+from rrome.update.rules import NAMED_RULES
 
 CASES = {
     "start": Fact("{} is located in the continent of", "Italy", "Antarctica"),
@@ -67,7 +67,7 @@ def test_first_token_facts_are_found_behind_a_bos(model):
     first, second = Fact("{} is", "I", "Rome", "Paris"), Fact("In {} is", "I", "Rome", "Paris")
     if len(model.tokenizer("I", add_special_tokens=False)["input_ids"]) > 1:
         pytest.skip("this tokeniser writes the letter as a space and a letter")
-    assert studies.strata(model, [first, second], 1, 1) == ([second], [first])
+    assert study.strata(model, [first, second], 1, 1) == ([second], [first])
 
 
 def test_a_prompt_that_ends_with_a_space_gets_no_second_one(model):

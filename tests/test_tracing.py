@@ -5,9 +5,9 @@ from facts_for_tests import FACTS
 from families import FAMILIES
 
 from rrome import Fact, RromeError
-from rrome.prompts import read_row, subject_tokens
-from rrome.sites import find_site
-from rrome.tracing import embedding_deviation, trace, trace_layers
+from rrome.model.site import find_site
+from rrome.model.tokens import read_row, subject_tokens
+from rrome.study.layer import embedding_deviation, trace, trace_layers
 
 KNOWN = [
     Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe"),

@@ -2,8 +2,9 @@ import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
 
-from rrome import Fact, RromeError, Search, frozen, naive
-from rrome.values import find_value
+from rrome import Fact, RromeError, Search, naive
+from rrome.update import batch as frozen
+from rrome.update.value import find_value
 
 
 def assert_equal_to_naive(model, fact, templates, leading=None, **settings):

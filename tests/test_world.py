@@ -2,10 +2,9 @@ from collections import Counter
 
 import pytest
 
-from rrome import world
-from rrome.cache import digest
-from rrome.data_files import read_yaml
-from rrome.world import world_facts
+from rrome.facts import world
+from rrome.facts.world import world_facts
+from rrome.store.disk import digest, read_yaml
 
 
 @pytest.fixture(scope="module")

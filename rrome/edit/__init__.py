@@ -1,0 +1,12 @@
+"""Updates put into W and taken out, logs of many, and the forms in which edits are shared."""
+
+from .adapter import save_adapter, save_merged
+from .editor import Editor
+from .log import EditLog
+
+__all__ = [
+    "EditLog",
+    "Editor",
+    "save_adapter",
+    "save_merged",
+]

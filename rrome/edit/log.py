@@ -1,0 +1,169 @@
+"""The log of a sequential run: every update as factors on disk, so that any state of the model can be had again.
+
+    FOLDER/edits.jsonl           settings, then one line per edit: rule, fact, sizes before and after, what was measured
+    FOLDER/00001.safetensors     left (d_v,) and right (d_k,) of edit 1: d_v + d_k floats per edit, and its notes
+
+or, in an adapter that the kit made (see share), edits.jsonl beside all factors in one file.
+
+The model after n edits is the original W plus the first n updates. Factors are written before their line, so a line
+always finds its factors; a crash in between leaves a file that the next run writes again.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..facts.fact import Fact
+from ..model.model import Model
+from ..model.site import EditSite
+from ..store.disk import RromeError, file_sha256
+from ..store.journal import Journal, read_journal
+from ..update.rules import RankOneUpdate
+from .adapter import LINES, WEIGHTS, check_adapter, read_updates, save_adapter
+
+
+@dataclass(frozen=True)
+class StoredUpdate:
+    """An update that stays on disk: it can be applied like any other, and a run of thousands needs no memory for them."""
+
+    file: Path
+    rule: str
+    subject: str
+
+    def load(self) -> RankOneUpdate:
+        """The update with its factors in memory."""
+        return RankOneUpdate.load(self.file)
+
+    @property
+    def left(self) -> torch.Tensor:
+        """(d_v,)"""
+        return self.load().left
+
+    @property
+    def right(self) -> torch.Tensor:
+        """(d_k,)"""
+        return self.load().right
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of it besides the factors, as JSON."""
+        return self.load().notes
+
+    def add_to(self, site: EditSite) -> None:
+        """W <- W + left right^T."""
+        self.load().add_to(site)
+
+
+class EditLog:
+    """An append-only log of edits. With a model it is open for writing, by one process at a time; without one, for reading.
+
+    Opening an existing log with another model, layer or other settings raises RromeError that names the difference. Use
+    a writable log in a `with` statement.
+    """
+
+    def __init__(self, folder: str | Path, model: Model | None = None, settings: Mapping[str, Any] | None = None):
+        self.folder = Path(folder)
+        check_adapter(self.folder, writing=model is not None)
+        self._journal: Journal | None = None
+        if model is None:
+            self.settings, self._rows = read_journal(self.folder / LINES)
+        else:
+            self.settings = {"model": model.fingerprint, "layer": model.layer, **(settings or {})}
+            self._journal = Journal(self.folder / LINES, self.settings)
+            self._rows = self._journal.rows
+
+    def __enter__(self) -> "EditLog":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._journal:
+            self._journal.close()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """One record per edit, in order; `edit` counts from 1."""
+        return tuple(self._rows)
+
+    def store(self, update: RankOneUpdate) -> StoredUpdate:
+        """Write the factors of the edit that comes next; it counts only once `append` has written its line."""
+        self._writable()
+        stored = StoredUpdate(self.folder / f"{len(self) + 1:05}.safetensors", update.rule, update.subject)
+        update.save(stored.file)
+        return stored
+
+    def append(self, update: RankOneUpdate | StoredUpdate | None, fact: Fact, **measured: Any) -> None:
+        """Record one edit. `update` None: the edit failed and changed nothing, `measured` says why."""
+        journal = self._writable()
+        if isinstance(update, RankOneUpdate):
+            update = self.store(update)
+        row: dict[str, Any] = {
+            "edit": len(self) + 1,
+            "subject": fact.subject,
+            "rule": None,
+            "file": None,
+            "sha256": None,
+        }
+        if update is not None:
+            row |= {"rule": update.rule, "file": update.file.name, "sha256": file_sha256(update.file)}
+        journal.append(row | measured | {"fact": fact.to_record()})
+
+    def _writable(self) -> Journal:
+        if self._journal is None:
+            raise RromeError(f"the log {self.folder} is open for reading: pass the model to write to it")
+        return self._journal
+
+    def update(self, edit: int) -> StoredUpdate | RankOneUpdate | None:
+        """The update of edit 1, 2, ...; None for one that failed. RromeError when its file is missing or was changed."""
+        if not 1 <= edit <= len(self):
+            raise RromeError(f"the log {self.folder} has edits 1 to {len(self)}, not {edit}")
+        row = self._rows[edit - 1]
+        if row["file"] is None:
+            return None
+        if row["file"] == WEIGHTS:
+            return self._shared[edit - 1]
+        file = self.folder / row["file"]
+        if not file.exists() or file_sha256(file) != row["sha256"]:
+            raise RromeError(f"{file}, the update of edit {edit}, is missing or damaged: restore it from a copy")
+        return StoredUpdate(file, row["rule"], row["subject"])
+
+    @functools.cached_property
+    def _shared(self) -> list[RankOneUpdate | None]:
+        """The updates of an adapter, read and checked once."""
+        return read_updates(self.folder, self._rows)
+
+    def replay(self, model: Model, n: int | None = None) -> None:
+        """Bring W to its state after the first n edits (None: all), bit for bit; n = 0 is the unedited model.
+
+        Works forwards and backwards. Updates in W that are not this log's are taken out.
+        """
+        model.edits.set([update for update in self._first(model, n) if update is not None])
+
+    def export(self, model: Model, folder: str | Path, n: int | None = None) -> None:
+        """Write the first n edits (None: all) as a LoRA adapter that plain `peft` loads, with a model card (see share).
+
+        `EditLog(folder)` reads it back with every row. `model` is the one that was edited; it is not changed.
+        """
+        updates = self._first(model, n)
+        save_adapter(folder, model, updates, self.settings, self._rows[: len(updates)])
+
+    def _first(self, model: Model, n: int | None) -> list[StoredUpdate | RankOneUpdate | None]:
+        """The updates of the first n edits, or RromeError when the log has fewer or is of another model."""
+        n = len(self) if n is None else n
+        if not 0 <= n <= len(self):
+            raise RromeError(f"the log {self.folder} has {len(self)} edits: cannot replay {n}")
+        found = {"model": model.fingerprint, "layer": model.layer}
+        for name, value in found.items():
+            if self.settings[name] != value:
+                made_on = self.settings.get("base", {}).get("source", "the model that was edited")
+                raise RromeError(
+                    f"the log {self.folder} is of another model ({name} {self.settings[name]} there, {value} here): "
+                    f"load {made_on}, layer {self.settings['layer']}"
+                )
+        return [self.update(edit) for edit in range(1, n + 1)]

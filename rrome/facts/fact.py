@@ -1,0 +1,209 @@
+"""A fact to edit, and sets of them by name or from a file in CounterFact's record form.
+
+rewrite prompt          the prompt with the subject filled in: what the edit must change
+paraphrase prompts      other words for the same question: what should change with it
+neighbourhood prompts   other subjects with the same true answer: what must not change
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+
+from ..store.disk import RromeError, cache_dir, read_yaml
+
+HOLE = "{}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One edit: afterwards the model should continue `prompt` about `subject` with `target_new`, not `target_true`.
+
+    `prompt` holds exactly one "{}", where the subject goes; surrounding spaces of targets are taken off. The remaining
+    fields are for measuring, by name only: ids, and whole prompts of each kind. Raises RromeError that names the fact.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str | None = None
+    _: KW_ONLY
+    case_id: int | None = None
+    relation: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbourhood: tuple[str, ...] = ()
+    generation: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("prompt", "subject", "target_new", "target_true"):
+            text = getattr(self, name)
+            if name == "target_true" and text is None:
+                continue
+            if not isinstance(text, str) or not text.strip():
+                raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
+            if name.startswith("target"):
+                object.__setattr__(self, name, text.strip())
+        if self.prompt.count(HOLE) != 1:
+            raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')
+        if self.target_true is not None and self.target_true.casefold() == self.target_new.casefold():
+            raise RromeError(f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit")
+        for name in ("paraphrases", "neighbourhood", "generation"):
+            object.__setattr__(self, name, self._prompts(name))
+
+    def _prompts(self, name: str) -> tuple[str, ...]:
+        prompts = getattr(self, name)
+        if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise RromeError(f"{self._label()}: {name} must be a list of texts, got {prompts!r}")
+        return tuple(prompts)
+
+    def _label(self) -> str:
+        return f"fact {self.prompt!r}, subject {self.subject!r}" + (
+            f", case {self.case_id}" if self.case_id is not None else ""
+        )
+
+    @property
+    def answer(self) -> str:
+        """The true answer; RromeError for a fact without one."""
+        if self.target_true is None:
+            raise RromeError(f"{self.rewrite!r} has no target_true to compare with: give one")
+        return self.target_true
+
+    @property
+    def rewrite(self) -> str:
+        """The prompt with the subject in its place; other braces are ordinary text."""
+        return self.prompt.replace(HOLE, self.subject, 1)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Where the subject starts and ends in `rewrite`, in characters: at the hole, wherever else it also occurs."""
+        start = self.prompt.index(HOLE)
+        return start, start + len(self.subject)
+
+    @property
+    def subject_first(self) -> bool:
+        """Whether the subject opens the prompt."""
+        return self.prompt.startswith(HOLE)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str = "record") -> "Fact":
+        """A fact from a CounterFact record; RromeError names the record and the field that is missing or wrong."""
+        where = f"{where} (case_id {record.get('case_id')})" if isinstance(record, Mapping) else where
+        try:
+            rewrite = record["requested_rewrite"]
+            fields: dict[str, Any] = {name: rewrite[name] for name in ("prompt", "subject")}
+            fields |= {name: rewrite[name]["str"] for name in ("target_new", "target_true")}
+        except (KeyError, TypeError) as error:
+            raise RromeError(f"{where}: the field {error} of requested_rewrite is missing or malformed") from error
+        fields |= {
+            "paraphrases": _texts(record, "paraphrase_prompts", where),
+            "neighbourhood": _texts(record, "neighborhood_prompts", where),
+            "generation": _texts(record, "generation_prompts", where),
+        }
+        try:
+            return cls(**fields, case_id=record.get("case_id"), relation=rewrite.get("relation_id"))
+        except RromeError as error:
+            raise RromeError(f"{where}: {error}") from error
+
+    def to_record(self) -> dict[str, Any]:
+        """The fact in CounterFact's form."""
+        return {
+            "case_id": self.case_id,
+            "requested_rewrite": {
+                "prompt": self.prompt,
+                "relation_id": self.relation,
+                "target_new": {"str": self.target_new},
+                "target_true": {"str": self.target_true},
+                "subject": self.subject,
+            },
+            "paraphrase_prompts": list(self.paraphrases),
+            "neighborhood_prompts": list(self.neighbourhood),
+            "generation_prompts": list(self.generation),
+        }
+
+
+def _texts(record: Mapping[str, Any], field: str, where: str) -> Sequence[str]:
+    texts = record.get(field, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RromeError(f"{where}: the field {field!r} must be a list of texts")
+    return texts
+
+
+def read_facts(path: str | Path) -> list[Fact]:
+    """Facts from a file in CounterFact's form: .json (one list) or .jsonl (one record a line)."""
+    path = Path(path)
+    if not path.exists():
+        raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
+    try:
+        text = path.read_text(encoding="utf-8")
+        records = json.loads(text) if path.suffix == ".json" else json_lines(text)
+    except (ValueError, OSError) as error:
+        raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
+    if not isinstance(records, list):
+        raise RromeError(f"the fact file {path} must hold a list of records")
+    return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
+
+
+def json_lines(text: str) -> list[Any]:
+    """One value a line; only "\\n" ends a line, for JSON may hold the other line separators of Unicode as they are."""
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
+
+
+def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
+    """Facts to a .jsonl file in CounterFact's form."""
+    lines = (json.dumps(fact.to_record(), ensure_ascii=False) for fact in facts)
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int | None = None) -> list[Fact]:
+    """Facts from "world" (embedded), "counterfact" (downloaded once, hash-checked) or a .json / .jsonl file.
+
+    `n` takes the first n, or with `seed` a random sample of n in a seeded order. Raises RromeError for an unknown
+    source, a failed download, a bad record, or fewer than n facts.
+    """
+    if str(source) == "world":
+        from .world import world_facts
+
+        facts = world_facts()
+    else:
+        facts = read_facts(counterfact_file() if str(source) == "counterfact" else source)
+    if n is not None and not 0 < n <= len(facts):
+        raise RromeError(f"n={n} facts asked of {source}, which holds {len(facts)}")
+    if seed is not None:
+        return random.Random(seed).sample(facts, n or len(facts))
+    return facts[:n]
+
+
+def counterfact_file() -> Path:
+    """The official CounterFact file in the cache; downloads it on first use and checks its sha256."""
+    entry = read_yaml("datasets.yaml")["counterfact"]
+    folder = cache_dir() / "datasets"
+    try:
+        return Path(pooch.retrieve(entry["url"], f"sha256:{entry['sha256']}", fname="counterfact.json", path=folder))
+    except (OSError, ValueError) as error:
+        raise RromeError(
+            f"CounterFact could not be downloaded from {entry['url']} ({error}): connect to the internet once, "
+            f"or pass the path of counterfact.json as the data set"
+        ) from error
+
+
+def paper_sample(facts: Sequence[Fact]) -> list[Fact]:
+    """The 5,000 CounterFact cases of the paper's evaluation, in the order of the data set.
+
+    The case ids are the first 5,000 of range(21919) shuffled by Python's random with seed 37; those that `facts` lacks
+    are left out.
+    """
+    sample = read_yaml("datasets.yaml")["counterfact"]["paper_sample"]
+    case_ids = list(range(sample["records"]))
+    random.Random(sample["seed"]).shuffle(case_ids)
+    chosen = set(case_ids[: sample["size"]])
+    return [fact for fact in facts if fact.case_id in chosen]

@@ -1,0 +1,39 @@
+"""What an edited model says and knows: probabilities, perplexity, the paper's metrics with intervals, downstream tasks."""
+
+from .glue import glue_task
+from .metrics import (
+    auc,
+    distinct_share,
+    fact_metrics,
+    harmonic_score,
+    interval,
+    metrics_table,
+    ngram_entropy,
+    normalised_entropy,
+    paired_differences,
+    score,
+)
+from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, target_nll
+from .tasks import Task, agreement_task, recall_task
+
+__all__ = [
+    "Task",
+    "agreement_task",
+    "auc",
+    "distinct_share",
+    "fact_metrics",
+    "fact_probabilities",
+    "glue_task",
+    "harmonic_score",
+    "interval",
+    "metrics_table",
+    "ngram_entropy",
+    "normalised_entropy",
+    "paired_differences",
+    "perplexity",
+    "recall_task",
+    "row_perplexities",
+    "rowwise",
+    "score",
+    "target_nll",
+]

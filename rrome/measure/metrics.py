@@ -1,0 +1,176 @@
+"""The paper's measures as pure functions, and tables of them with 95 % percentile bootstrap intervals over facts.
+
+Shares and differences in tables are in per cent, as the paper gives them; GE is 100 times the entropy.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
+
+from ..store.disk import RromeError
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text: lower-cased, full stops removed, split at white space."""
+    return text.lower().replace(".", " ").split()
+
+
+def entropy(counts: Collection[int]) -> float:
+    """Shannon entropy in bits of a distribution given by counts; 0 for none."""
+    total = sum(counts)
+    return sum(-count / total * math.log2(count / total) for count in counts if count) if total else 0.0
+
+
+def normalised_entropy(text: str) -> float:
+    """H(words) / log2(number of distinct words), in [0, 1]: 1 when no word is favoured, 0 for one word over and over.
+
+    Empty text gives 0. Source: Gupta et al. 2024, the measure of Figure 2.
+    """
+    counts = Counter(words_of(text)).values()
+    return entropy(counts) / math.log2(len(counts)) if len(counts) > 1 else 0.0
+
+
+def distinct_share(text: str) -> float:
+    """Distinct words over words, in (0, 1]; 0 for empty text. Unlike the entropy it sees long repeated phrases."""
+    words = words_of(text)
+    return len(set(words)) / len(words) if words else 0.0
+
+
+def ngram_entropy(text: str, sizes: Sequence[int] = (2, 3), weights: Sequence[float] = (2 / 3, 4 / 3)) -> float:
+    """GE: the mean of the weighted entropies (bits) of a text's 2-grams and 3-grams; tables give it times 100.
+
+    Source: the generation entropy of Meng et al. 2022, with words and punctuation marks as tokens.
+    """
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    grams = [Counter(zip(*(tokens[start:] for start in range(size)), strict=False)) for size in sizes]
+    return sum(weight * entropy(gram.values()) for weight, gram in zip(weights, grams, strict=True)) / len(sizes)
+
+
+def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
+    """ES PS NS EM PM NM of one edit from its (p(new), p(true)) pairs per kind of prompt; NaN where there is none.
+
+    ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: share of neighbourhood prompts with
+    p(true) > p(new). EM, PM, NM: the mean differences in the same direction.
+    ES_prefixed: ES of the rewrite prompt behind prefixes that were not used for the edit.
+    """
+    measured = {}
+    for letter, kind, sign in (("E", "rewrite", 1), ("P", "paraphrase", 1), ("N", "neighbourhood", -1)):
+        differences = [sign * (new - true) for new, true in probabilities.get(kind, ())]
+        measured[f"{letter}S"] = mean([float(difference > 0) for difference in differences])
+        measured[f"{letter}M"] = mean(differences)
+    names = ("ES", "PS", "NS", "EM", "PM", "NM")
+    behind = [float(new > true) for new, true in probabilities.get("prefixed", ())]
+    return {name: measured[name] for name in names} | {"ES_prefixed": mean(behind)}
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """The arithmetic mean, NaN for none."""
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def score(es: ArrayLike, ps: ArrayLike, ns: ArrayLike) -> Any:
+    """S: the harmonic mean of ES, PS and NS, of numbers or element by element; 0 where one of them is 0."""
+    with np.errstate(divide="ignore"):
+        return 3 / sum(1 / np.asarray(share, dtype=float) for share in (es, ps, ns))
+
+
+SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
+COLUMNS = (*SHARES, "GE", "S")
+RESAMPLES = 2000
+Found = tuple[float, float, float]  # a number with the ends of its interval
+NOTHING: Found = (np.nan, np.nan, np.nan)
+
+
+def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *, paired: bool = True) -> Found:
+    """(value, low, high) of a statistic of one or several samples; the ends are NaN where one has fewer than two facts.
+
+    `statistic` takes the samples and `axis`. Aligned samples are resampled together, with `paired` False each by itself.
+    """
+    arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
+    value = float(statistic(*arrays, axis=-1))
+    if min(map(len, arrays)) < 2:
+        return value, np.nan, np.nan
+    found = bootstrap(
+        arrays, statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
+    )
+    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def harmonic_score(es, ps, ns, axis=-1):
+    """S of facts: the harmonic mean of their mean ES, PS and NS."""
+    return score(*(np.mean(values, axis=axis) for values in (es, ps, ns)))
+
+
+def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
+    """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
+
+    Per cent; facts without a measure (GE of rules that were not spoken, PS of facts without paraphrases) are left out of it.
+    """
+    rows = []
+    for rule, here in edits.groupby("rule", sort=False):
+        row = {"rule": rule, "facts": here["fact"].nunique()}
+        for name in COLUMNS:
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _measure(here, name), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _measure(here: pd.DataFrame, name: str) -> Found:
+    names = ["ES", "PS", "NS"] if name == "S" else [name]
+    whole = here.reindex(columns=names).dropna()
+    if whole.empty:
+        return NOTHING
+    samples = [whole[each] for each in names]
+    return _times(1 if name == "GE" else 100, interval(samples, harmonic_score if name == "S" else np.mean))
+
+
+def _times(scale: float, found: Found) -> Found:
+    value, low, high = found
+    return scale * value, scale * low, scale * high
+
+
+def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Per measure: mean of `rule` minus `baseline` over the facts that have both, with its interval (per cent)."""
+    tables = {each: edits[edits["rule"].eq(each)].set_index("fact") for each in (rule, baseline)}
+    for each, table in tables.items():
+        if table.empty:
+            raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
+    rows = []
+    for name in names:
+        columns = ["ES", "PS", "NS"] if name == "S" else [name]
+        ours, theirs = (tables[each][columns].dropna() for each in (rule, baseline))
+        both = ours.index.intersection(theirs.index)
+        samples = [table.loc[both, column] for table in (ours, theirs) for column in columns]
+        statistic = _score_difference if name == "S" else _mean_difference
+        rows.append((name, *_times(1 if name == "GE" else 100, interval(samples, statistic))))
+    return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
+
+
+def _mean_difference(ours, theirs, axis=-1):
+    return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
+
+
+def _score_difference(es, ps, ns, their_es, their_ps, their_ns, axis=-1):
+    return harmonic_score(es, ps, ns, axis) - harmonic_score(their_es, their_ps, their_ns, axis)
+
+
+def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> Found:
+    """Area under the ROC curve of a number foretelling an outcome, with its interval over resampled facts.
+
+    All three are NaN when the outcome never, or always, happened. Resamples without both outcomes are left out.
+    """
+    size, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
+    if came.all() or not came.any():
+        return (np.nan,) * 3
+    draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
+    areas = [roc_auc_score(came[rows], size[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(roc_auc_score(came, size)), float(low), float(high)

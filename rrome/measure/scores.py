@@ -1,0 +1,223 @@
+"""The probability of a target after a prompt, and perplexity, also with an update of its own for each row of a batch.
+
+W' k = W k + left (right . k)       so a hook that adds left_b (right_b . k) to row b's output of W is the edit
+
+No edit changes what lies below W of l*: it is run once for equal rows of a batch, and once for all in `below_kept`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+
+import torch
+
+from ..facts.fact import Fact
+from ..model.hooks import blocks_from, output_changed, through_block, vocabulary_at
+from ..model.model import Model
+from ..model.tokens import batches, pad_right, with_target
+from ..store.disk import RromeError
+from ..store.progress import bar
+from ..update.rules import RankOneUpdate
+
+KEPT_BYTES = 256 * 2**20
+_kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the innermost `below_kept`
+
+
+@contextlib.contextmanager
+def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[None]:
+    """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited."""
+    d_v, d_k = model.site.weight.shape
+    left = torch.stack([torch.zeros(d_v) if update is None else update.left.cpu() for update in updates]).to(
+        model.device
+    )
+    right = torch.stack([torch.zeros(d_k) if update is None else update.right.cpu() for update in updates]).to(
+        model.device
+    )
+
+    def edit(key, value):  # (B, T, d_k), (B, T, d_v)
+        amount = torch.einsum("btk,bk->bt", key.float(), right)  # right_b . k
+        return value + (amount[:, :, None] * left[:, None, :]).to(value.dtype)
+
+    with output_changed(model.site, edit):
+        yield
+
+
+@contextlib.contextmanager
+def shared_below(model: Model, ids: torch.Tensor) -> Iterator[None]:
+    """Inside, a cache-free forward pass of `ids` (B, T) computes what lies below l* once for each distinct row."""
+    distinct, which = ids.unique(dim=0, return_inverse=True)
+    kept = _kept.get()
+    if kept is None and len(distinct) == len(ids):
+        yield
+        return
+    entering, as_tuple = _entering(model, distinct) if kept is None else kept.entering(model, distinct)
+    with blocks_from(model, model.layer, entering[which], as_tuple):
+        yield
+
+
+@contextlib.contextmanager
+def below_kept(limit: int = KEPT_BYTES) -> Iterator[None]:
+    """Inside, what enters block l* for a row is kept, up to `limit` bytes, and not computed again when the row comes again.
+
+    For one model whose W alone is changed inside, as in a run of edits: prompts that are measured again and again.
+    """
+    token = _kept.set(_Kept(limit))
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _entering(model: Model, rows: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """What enters block l* for token rows (B, T), as (B, T, d), and whether the family's blocks return tuples."""
+    seen = through_block(model, input_ids=rows, use_cache=False)
+    return seen.entering, seen.as_tuple
+
+
+class _Kept:
+    """What entered block l*, (T, d) per row of tokens, by model, layer and row with its padding."""
+
+    def __init__(self, limit: int):
+        self.left, self.as_tuple = limit, False
+        self.states: dict[tuple, torch.Tensor] = {}
+
+    def entering(self, model: Model, rows: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """As `_entering`, which is asked for new rows only."""
+        keys = [(id(model.lm), model.layer, *row) for row in rows.tolist()]
+        new = [n for n, key in enumerate(keys) if key not in self.states]
+        made: dict[tuple, torch.Tensor] = {}
+        if new:
+            states, self.as_tuple = _entering(model, rows[new])
+            made = {keys[n]: state for n, state in zip(new, states, strict=True)}
+        stacked = torch.stack([made[key] if key in made else self.states[key] for key in keys])
+        for key, state in made.items():
+            if (size := state.numel() * state.element_size()) <= self.left:
+                self.left -= size
+                self.states[key] = state.clone()  # not a view of its whole batch
+        return stacked, self.as_tuple
+
+
+WINDOW = 512
+
+
+@torch.no_grad()
+def target_nll(
+    model: Model,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    updates: Sequence[RankOneUpdate | None] | None = None,
+) -> torch.Tensor:
+    """Mean negative log-likelihood per token (nats) of each target after its prompt, (B,) float32 on the CPU.
+
+    The target follows after one space; all its tokens count. With `updates`, row b is measured as if updates[b] were
+    in W. exp(-nll) is the probability that the metrics compare.
+    """
+    pairs = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+    updates = updates or [None] * len(pairs)
+    nll = torch.zeros(len(pairs))
+    rows = _shared_rows([ids[:-1] for ids, _ in pairs], updates)
+    for batch in batches(rows, lambda row: len(row[0])):
+        served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
+        edited = [updates[members[0]] for _, members in batch]
+        nll[[n for _, n in served]] = _batch_nll(
+            model, [ids for ids, _ in batch], [(row, *pairs[n]) for row, n in served], edited
+        )
+    return nll
+
+
+def _shared_rows(
+    reads: Sequence[list[int]], updates: Sequence[RankOneUpdate | None]
+) -> list[tuple[list[int], list[int]]]:
+    """The rows (tokens, which of `reads` they serve) to read, longest first and equal tokens side by side.
+
+    Attention is causal: a longer row of the same update serves whatever begins it, as a prompt alone begins the same
+    prompt with a part of its target.
+    """
+    editions: dict[int, int] = {}
+    keys = [(read, editions.setdefault(id(update), len(editions))) for read, update in zip(reads, updates, strict=True)]
+    rows: list[tuple[list[int], list[int]]] = []
+    begun: dict[tuple[tuple[int, ...], int], list[int]] = {}  # every beginning of a row, and the row's members
+    for n in sorted(range(len(reads)), key=lambda n: (-len(reads[n]), keys[n])):
+        read, edition = keys[n]
+        members = begun.get((tuple(read), edition))
+        if members is None:
+            rows.append((read, members := []))
+            begun |= {(tuple(read[:end]), edition): members for end in range(1, len(read) + 1)}
+        members.append(n)
+    return rows
+
+
+def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:
+    """Mean NLL of each pair (row, ids, n_target), whose target is read from the batch's row."""
+    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)
+    places = [
+        (row, len(tokens) - back - 1, tokens[-back], pair)
+        for pair, (row, tokens, n_target) in enumerate(pairs)
+        for back in range(n_target, 0, -1)
+    ]
+    row, column, token, pair = torch.tensor(places, device=model.device).T  # (M,) each
+    with shared_below(model, ids), rowwise(model, updates), vocabulary_at(model, torch.stack([row, column])):
+        log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
+    nll = -log_probs.gather(1, token[:, None]).squeeze(1)
+    total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
+    return (total / torch.tensor([n for _, _, n in pairs], device=model.device)).cpu()
+
+
+@torch.no_grad()
+def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, progress: bool | None = False) -> float:
+    """exp(mean NLL per token) over the first `n_tokens` tokens of the texts, in windows of 512 that each start afresh."""
+    windows, window = [], min(WINDOW, model.context)
+    for text in texts:
+        ids = model.tokenizer(text, verbose=False)["input_ids"]
+        windows += [ids[start : start + window] for start in range(0, len(ids), window)]
+        if sum(map(len, windows)) >= n_tokens:
+            break
+    total = count = 0
+    for ids in bar([ids for ids in windows if len(ids) > 1], desc="perplexity", show=progress):
+        tokens = torch.tensor([ids[: n_tokens - count + 1]], device=model.device)
+        if tokens.shape[1] < 2:
+            break
+        log_probs = model.lm(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)  # (T - 1, V)
+        total -= log_probs.gather(1, tokens[0, 1:, None]).sum().item()
+        count += tokens.shape[1] - 1
+    if not count:
+        raise RromeError("the text is too short for a perplexity: give at least two tokens")
+    return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+def fact_probabilities(
+    model: Model,
+    fact: Fact,
+    updates: Mapping[str, RankOneUpdate | None],
+    more: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one batch.
+
+    `more` adds kinds of prompts of its own to the fact's three.
+
+    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | ...: pairs}}. Raises RromeError for a fact without a true
+    answer.
+    """
+    kinds: dict[str, Sequence[str]] = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases}
+    kinds |= {"neighbourhood": fact.neighbourhood, **(more or {})}
+    places = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
+    prompts = [prompt for _, _, prompt in places]
+    targets = [fact.target_new] * len(places) + [fact.answer] * len(places)
+    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, [updates[name] for name, _, _ in places] * 2))
+    pairs: dict = {name: {kind: [] for kind in kinds} for name in updates}
+    for (name, kind, _), new, true in zip(places, *probabilities.view(2, -1).tolist(), strict=True):
+        pairs[name][kind].append((new, true))
+    return pairs
+
+
+@torch.no_grad()
+def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | None]) -> list[float]:
+    """exp(mean NLL per token) of one text (cut to a window) under each update, all in one batch."""
+    ids = model.tokenizer(text, verbose=False)["input_ids"][: min(WINDOW, model.context)]
+    if len(ids) < 2:
+        raise RromeError("the text is too short for a perplexity: give at least two tokens")
+    tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)
+    with shared_below(model, tokens), rowwise(model, updates):
+        logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return nll.view(len(updates), -1).double().mean(1).exp().tolist()

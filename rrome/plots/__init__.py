@@ -1,0 +1,30 @@
+"""Figures and tables from tidy frames, saved with their data and provenance."""
+
+from .beyond import layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .save import as_text, provenance, save_figure, save_table, show, styled
+from .sequential import collapse_curves, survival_curves
+from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
+
+__all__ = [
+    "amplification_scatter",
+    "as_text",
+    "collapse_curves",
+    "delta_scatter",
+    "disabling_edit",
+    "key_grid",
+    "layer_choice",
+    "leading_tokens",
+    "prefixed_efficacy",
+    "preflight_roc",
+    "provenance",
+    "save_figure",
+    "save_table",
+    "show",
+    "sink_survey",
+    "speed",
+    "styled",
+    "survival_curves",
+    "text_sizes",
+    "toy_memory",
+    "tracing",
+]

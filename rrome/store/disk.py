@@ -1,0 +1,86 @@
+"""The error type, the package's data files, and files in the cache that are made once and never half written.
+
+A cache entry's name holds a hash of everything that it was made from, so a changed input is a different file and nothing is
+invalidated. It is written under a temporary name in the same folder and renamed when complete.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import yaml
+from safetensors import SafetensorError
+
+
+class RromeError(ValueError):
+    """An input that cannot be used; the message names the offending thing and the remedy."""
+
+
+def read_yaml(name: str) -> Any:
+    """The parsed content of `rrome/data/<name>`."""
+    return yaml.safe_load(resources.files("rrome").joinpath("data", name).read_text(encoding="utf-8"))
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set."""
+    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome"))
+
+
+def digest(*parts: object) -> str:
+    """A short content hash (16 hex digits) of JSON-able parts, equal on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` (file or folder) that becomes `target` on success and vanishes on failure.
+
+    Raises RromeError when the disk is full or the folder cannot be written.
+    """
+    target = Path(target)
+    scratch = None
+    try:
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+            yield scratch / target.name
+            _replace(scratch / target.name, target)
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Rename, tolerating that another process put an equal folder there first (a name is a content hash)."""
+    if new.is_dir() and target.exists():
+        shutil.rmtree(target)
+    os.replace(new, target)
+
+
+@contextlib.contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Inside, a failure to write becomes a RromeError that names the file and the remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            remedy = "free some, or choose a roomier folder (RROME_CACHE for the cache)"
+            raise RromeError(f"no disk space left to write {target}: {remedy}") from error
+        remedy = "choose a folder that you can write to (RROME_CACHE for the cache)"
+        raise RromeError(f"cannot write {target} ({error}): {remedy}") from error

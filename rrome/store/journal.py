@@ -1,0 +1,127 @@
+"""A study's record on disk: one JSON line per result, written as it is made: nothing is lost and a rerun goes on."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .disk import RromeError, explained
+
+
+def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(settings, rows) of a journal, which another process may be writing; a torn last line is left out, not cut off.
+
+    Raises RromeError for a file that is missing or no journal.
+    """
+    try:
+        content = Path(path).read_bytes()
+        first, *rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+        return first["settings"], rows
+    except OSError as error:
+        raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
+
+
+def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A finished journal in one go, for `read_journal`."""
+    lines = [{"settings": settings}, *rows]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+class Journal:
+    """An append-only JSON-lines file: the first line holds the settings of the study, each further line one result.
+
+    Opening an existing file with other settings raises RromeError that names the difference; a last line torn by a
+    crash is cut off. `rows` are the results so far, in the order in which they were made. A journal belongs to one
+    process at a time, until it is closed or that process ends: use it in a `with` statement.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+        wanted = json.loads(json.dumps(settings))
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+            self._take()
+            try:
+                self._open(wanted)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have the journal."""
+        self._lock.release()
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RromeError(
+                f"{self.path} is in use by another run: wait for it to end, or choose another file"
+            ) from error
+
+    def _open(self, wanted: dict[str, Any]) -> None:
+        if self._mend():
+            settings, self.rows = read_journal(self.path)
+            self._compare(settings, wanted)
+        else:
+            self._write({"settings": wanted})
+
+    def _mend(self) -> int:
+        """Cut off a line that was not written to its end; returns how many bytes are left."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
+        return whole
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one result so that it survives a crash right after."""
+        with explained(self.path):
+            self._write(dict(row))
+        self.rows.append(json.loads(json.dumps(row)))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Append one line to the disk, wholly or not at all."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)
+            raise
+
+    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        if changes := differences(found, wanted):
+            raise RromeError(
+                f"{self.path} holds a study with other settings ({changes}): choose another file "
+                "(in the notebooks: another `profile`) or move it away"
+            )
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings in which two studies differ, and how; empty when they are the same."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

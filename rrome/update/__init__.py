@@ -1,0 +1,29 @@
+"""From a fact to its update: keys, second moment, value, and the rule that makes a rank-one update of them."""
+
+from .keys import Keys, fact_keys, facts_keys
+from .rules import NAMED_RULES, RULES, KeyChoice, Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
+from .second_moment import SecondMoment, read_second_moment, second_moment, second_moment_from
+from .value import Search, Value, find_value, find_values
+
+__all__ = [
+    "NAMED_RULES",
+    "RULES",
+    "KeyChoice",
+    "Keys",
+    "Preflight",
+    "RankOneUpdate",
+    "Rule",
+    "Search",
+    "SecondMoment",
+    "Value",
+    "fact_keys",
+    "facts_keys",
+    "find_value",
+    "find_values",
+    "preflight",
+    "rank_one_update",
+    "read_second_moment",
+    "rule_named",
+    "second_moment",
+    "second_moment_from",
+]

@@ -1,0 +1,229 @@
+"""A batch of prompts for the search of delta, with all that delta cannot change computed once.
+
+    R      rows: each fact's N rewrite prompts, each followed by the target, and the row of its "{subject} is a", which is
+           left out where the bare prompt begins with the same tokens
+    P, S   columns before, and from, the subject's last token; rows are aligned on it, so it is column P everywhere
+    M      places: the rows and columns whose next-token distribution the loss reads
+
+Constant are the columns before P, kept as attention keys and values, and everything up to the output of W of l*. Where
+block l* adds that output to the residual stream as it is, only the blocks above l* are run, on S columns; families that
+normalise after the MLP run block l* as well. The vocabulary is read at the places alone.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
+
+from ..facts.fact import Fact
+from ..model.hooks import (
+    Passage,
+    attending_to,
+    blocks_from,
+    input_of,
+    last_mlp_at,
+    output_changed,
+    through_block,
+    vocabulary_at,
+)
+from ..model.model import Model
+from ..model.site import find_site
+from ..model.tokens import Row, read_row, read_subject_is
+from .keys import Keys
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where next-token distributions count: row, column from P on, and whose fact, (M + B,) each.
+
+    First the M target tokens, with `label` and `weight` (M,) in the mean over a target's tokens and then over rows; last
+    the B places of the KL term.
+    """
+
+    row: torch.Tensor
+    column: torch.Tensor
+    fact: torch.Tensor
+    label: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """What stays the same while the deltas of B facts are searched; `owner` (R,) says whose a row is.
+
+    `ids` (R, S) and `mask` (R, P + S) are the aligned rows, `hidden` (R, S, d) enters block `first`, `cache` holds
+    attention keys and values of the first P columns.
+    """
+
+    model: Model
+    owner: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    first: int
+    hidden: torch.Tensor
+    as_tuple: bool
+    cache: list[tuple[torch.Tensor, torch.Tensor]]
+    places: Places
+
+    def evaluate(self, deltas: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each fact's mean NLL of the target (B,), and log-probabilities at its KL place (B, V), with its delta added.
+
+        A delta is added to the output of W in column P of all rows of its fact.
+        """
+        model, places, delta = self.model, self.places, torch.stack(list(deltas))[self.owner, None]  # (R, 1, d_v)
+
+        def add(stream):  # (R, S, d_v)
+            return torch.cat([stream[:, :1] + delta.to(stream.dtype), stream[:, 1:]], dim=1)
+
+        where = torch.stack([places.row, places.column])
+        above = self.first > model.layer
+        with (
+            blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
+            output_changed(model.site, lambda _key, value: add(value)),  # not called when only blocks above run
+            last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
+            vocabulary_at(model, where),
+            attending_to(model, self.cache) as earlier,
+        ):
+            logits = model.lm(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                position_ids=self.positions,
+                past_key_values=earlier,
+            ).logits.squeeze(0)
+        targets, current = logits.float().split([len(places.label), len(deltas)])  # (M, V), (B, V)
+        nll = places.weight * cross_entropy(targets, places.label, reduction="none")
+        whose = places.fact[: len(nll)]
+        return torch.zeros(len(deltas), device=nll.device).index_add(0, whose, nll), current.log_softmax(-1)
+
+    def only(self, facts: Sequence[int]) -> "Frozen":
+        """The same for these of the facts alone, numbered anew."""
+        kept = torch.tensor(facts, device=self.owner.device)  # ascending
+        rows, at = torch.isin(self.owner, kept), torch.isin(self.places.fact, kept)
+        places, of_target = self.places, at[: len(self.places.label)]
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in ("ids", "mask", "positions", "hidden")},
+            owner=torch.searchsorted(kept, self.owner[rows]),
+            cache=[(keys[rows], values[rows]) for keys, values in self.cache],
+            places=Places(
+                row=(rows.cumsum(0) - 1)[places.row[at]],
+                column=places.column[at],
+                fact=torch.searchsorted(kept, places.fact[at]),
+                label=places.label[of_target],
+                weight=places.weight[of_target],
+            ),
+        )
+
+
+@torch.no_grad()
+def freeze(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
+) -> tuple[Frozen, list[Keys], torch.Tensor]:
+    """Read the prompts of all facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v)."""
+    rows, owner, places = _rows(model, facts, templates, leading)
+    ids, mask, before = _align(rows, model.tokenizer.pad_token_id, model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # (R, P + S)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    cache = DynamicCache()
+    seen = through_block(model, **inputs, past_key_values=cache)
+    above = _adds_value(model, {name: tensor[:1] for name, tensor in inputs.items()}, seen)
+    batch = Frozen(
+        model=model,
+        owner=torch.tensor(owner, device=model.device),
+        ids=ids[:, before:],
+        mask=mask,
+        positions=positions[:, before:],
+        first=model.layer + 1 if above else model.layer,
+        hidden=(seen.leaving if above else seen.entering)[:, before:],
+        as_tuple=seen.as_tuple,
+        cache=_earlier(model, {name: tensor[:, :before] for name, tensor in inputs.items()}, seen, cache),
+        places=places,
+    )
+    starts = [owner.index(number) for number in range(len(facts))]
+    keys = seen.key[:, before].float()  # (R, d_k)
+    return batch, [Keys(keys[n : n + len(templates)]) for n in starts], seen.value[starts, before].float()
+
+
+def _rows(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None
+) -> tuple[list[Row], list[int], Places]:
+    """The rows of all facts, whose they are, and the places."""
+    rows: list[Row] = []
+    owner: list[int] = []
+    targets, stays = [], []
+    for number, fact in enumerate(facts):
+        start = len(rows)
+        for template in templates:
+            row = read_row(model, fact, template, target=fact.target_new, leading=leading)
+            for back in range(row.n_target, 0, -1):
+                column, weight = len(row.ids) - back - 1 - row.subject, 1 / row.n_target / len(templates)
+                targets.append((len(rows), column, number, row.ids[-back], weight))
+            rows.append(row)
+        subject_is = read_subject_is(model, fact, leading)
+        bare = rows[start]
+        says_more = len(bare.ids) - bare.n_target > bare.subject + 1  # else the target's place and KL's would be one
+        shared = says_more and _upto_subject(subject_is) == _upto_subject(bare)
+        stays.append((start if shared else len(rows), 0, number))
+        rows += [] if shared else [subject_is]
+        owner += [number] * (len(rows) - start)
+    *where, labels, weights = zip(*targets, strict=True)
+    where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
+    return rows, owner, Places(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights)))
+
+
+def _upto_subject(row: Row) -> tuple[int, ...]:
+    return row.ids[: row.subject + 1]
+
+
+def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Rows as (ids, mask), both (R, P + S), padded on both sides so that every subject's last token is in column P."""
+    before = max(row.subject for row in rows)
+    seen = [row.ids[:-1] if row.n_target else _upto_subject(row) for row in rows]  # what the model must read
+    after = max(len(tokens) - row.subject for tokens, row in zip(seen, rows, strict=True))
+    ids = torch.full((len(rows), before + after), pad)
+    mask = torch.zeros_like(ids)
+    for n, (tokens, row) in enumerate(zip(seen, rows, strict=True)):
+        start = before - row.subject
+        ids[n, start : start + len(tokens)] = torch.tensor(tokens)
+        mask[n, start : start + len(tokens)] = 1
+    return ids.to(device), mask.to(device), before
+
+
+def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> bool:
+    """Whether block l* adds W's output to the residual stream as it is: doubling that output then adds it once more.
+
+    Asked of the first row alone, (1, P + S), and of no block but l*.
+    """
+    passing_by = blocks_from(model, model.layer, seen.entering[:1], seen.as_tuple)
+    with passing_by, output_changed(model.site, lambda _key, value: 2 * value):
+        twice = through_block(model, **first)
+    value = seen.value[:1].float()
+    added = (twice.leaving - seen.leaving[:1]).float() - value
+    return model.layer + 1 < model.depth and (added.norm() < 0.01 * value.norm()).item()
+
+
+def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Attention keys and values of the first P columns in every layer, (R, heads, P, d_head), zero where padded.
+
+    Those up to l* are in `cache`; above it, only these columns are run, and no further than the last block needs.
+    """
+    before = read["input_ids"].shape[1]
+    if not before:
+        return []
+    upper = DynamicCache()
+    if model.layer + 1 < model.depth:
+        last = find_site(model.lm, model.depth - 1).module
+        with blocks_from(model, model.layer + 1, seen.leaving[:, :before], seen.as_tuple):
+            input_of(model, last, **read, past_key_values=upper)
+    real = read["attention_mask"][:, None, :, None].bool()
+    layers: list[Any] = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
+
+    def kept(states: torch.Tensor) -> torch.Tensor:
+        return torch.where(real.to(states.device), states[:, :, :before], 0)
+
+    return [(kept(layer.keys), kept(layer.values)) for layer in layers]

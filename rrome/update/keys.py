@@ -1,0 +1,131 @@
+"""Keys: what W reads at the subject's last token.
+
+    k(x)    (d_k,)  input of W at position i of prompt x
+    k_e     (d_k,)  mean of k(x) over all templates: the averaged key
+    k_e^o   (d_k,)  k of the bare prompt alone: the original key
+
+Keys at l* depend only on what lies below W of l*, so editing that W never changes them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ..facts.fact import Fact
+from ..model.hooks import attending_to, input_of
+from ..model.model import Model
+from ..model.tokens import BATCH_TOKENS, Row, batches, pad_right, read_row
+from ..store.disk import RromeError
+from ..store.progress import bar
+
+APART_TOKENS = 512  # the same behind a beginning that is read for itself: small, so that few of them are padding
+PASS = 64  # tokens that take as long to compute as one more forward pass does besides
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """The two keys of a fact: `all` (N, d_k), one per template with the bare prompt first, in float32."""
+
+    all: torch.Tensor
+
+    @property
+    def average(self) -> torch.Tensor:
+        """k_e, (d_k,)."""
+        return self.all.mean(0)
+
+    @property
+    def original(self) -> torch.Tensor:
+        """k_e^o, (d_k,)."""
+        return self.all[0]
+
+    @property
+    def cosine(self) -> float:
+        """The cosine of the angle between k_e and k_e^o."""
+        return torch.cosine_similarity(self.average, self.original, dim=0).item()
+
+
+def capture_inputs(model: Model, ids: torch.Tensor) -> torch.Tensor:
+    """The inputs of W for right-padded tokens `ids` (B, T): keys (B, T, d_k), float32; no layer above W is run.
+
+    Attention is causal, so padding on the right cannot reach the tokens before it and needs no mask.
+    """
+    return input_of(model, model.site.module, input_ids=ids, use_cache=False).float()
+
+
+def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False) -> torch.Tensor:
+    """k at the subject's last token of each row, (N, d_k), in few batches; what is read up to there is read once.
+
+    So is a beginning that many rows share, as all facts do behind one prefix: the others attend to its states.
+    """
+    reads = [row.ids[: row.subject + 1] for row in rows]
+    work = [
+        (start, batch)
+        for start, members in _by_beginning(reads).items()
+        for batch in batches([read[len(start) :] for read in members], len, APART_TOKENS if start else BATCH_TOKENS)
+    ]
+    found: dict[tuple[int, ...], torch.Tensor] = {}
+    for start, batch in bar(work, desc="keys", unit="batch", show=progress):
+        inputs = _inputs_behind(model, start, batch)  # (B, T, d_k)
+        found |= {start + rest: inputs[number, len(rest) - 1].clone() for number, rest in enumerate(batch)}
+    return torch.stack([found[read] for read in reads])
+
+
+def _by_beginning(reads: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Distinct reads, longest first, by the beginning that saves most when it is read once; () where none is worth it."""
+    distinct = sorted(set(reads), key=lambda read: (-len(read), read))
+    shared = Counter(read[:end] for read in distinct for end in range(1, len(read)))
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for read in distinct:
+        saved = [0.0] + [end - (end + PASS) / shared[read[:end]] for end in range(1, len(read))]  # tokens, per read
+        groups.setdefault(read[: saved.index(max(saved))], []).append(read)
+    return groups
+
+
+def _inputs_behind(model: Model, start: tuple[int, ...], rests: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """The inputs of W for tokens that each stand behind the same P tokens `start`: keys (B, T, d_k), float32."""
+    ids = pad_right(rests, model.tokenizer.pad_token_id, model.device)  # (B, T)
+    if not start:
+        return capture_inputs(model, ids)
+    cache, site = DynamicCache(), model.site.module
+    input_of(model, site, input_ids=torch.tensor([start], device=model.device), past_key_values=cache)
+    lower: list[Any] = cache.layers[: model.layer + 1]
+    kept = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
+    columns = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
+    with attending_to(model, kept) as earlier:
+        inputs = input_of(
+            model,
+            site,
+            input_ids=ids,
+            attention_mask=torch.ones_like(columns),
+            position_ids=columns[:, len(start) :],
+            past_key_values=earlier,
+        )
+    return inputs.float()
+
+
+def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str | None = None) -> Keys:
+    """The keys of a fact under the templates (bare prompt first); RromeError when the model yields NaN."""
+    return facts_keys(model, [fact], templates, leading)[0]
+
+
+def facts_keys(
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    leading: str | None = None,
+    *,
+    progress: bool | None = False,
+) -> list[Keys]:
+    """The keys of many facts, each as `fact_keys` gives them, in few batches."""
+    rows = [read_row(model, fact, template, leading=leading) for fact in facts for template in templates]
+    every = row_keys(model, rows, progress=progress).split(len(templates)) if rows else []  # (N, d_k) each
+    for fact, keys in zip(facts, every, strict=True):
+        if not keys.isfinite().all():
+            raise RromeError(
+                f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights"
+            )
+    return [Keys(keys) for keys in every]

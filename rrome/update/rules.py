@@ -1,0 +1,217 @@
+"""The rule of an edit: which key stands in which of the three places, and the rank-one update that follows.
+
+u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
+
+Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,), right (d_k,)
+
+||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..facts.fact import Fact
+from ..model.site import EditSite
+from ..store.disk import RromeError, atomic
+from .keys import Keys
+from .second_moment import SecondMoment
+from .value import Value
+
+Which = Literal["average", "original"]
+
+
+class Rule:
+    """Which keys stand in the three places. A rule of your own is a frozen dataclass that inherits from it and has `places`.
+
+    Its name, under which studies record it, is its repr, settings included.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in tables and records."""
+        return repr(self)
+
+    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(k_u, k_d, k_r), each (d_k,), from the keys of a fact."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `places`")
+
+
+@dataclass(frozen=True)
+class KeyChoice(Rule):
+    """One of the eight rules: the averaged or the original key in each of the three places."""
+
+    direction: Which
+    denominator: Which
+    residual: Which
+
+    def __post_init__(self):
+        for place, which in vars(self).items():
+            if which not in get_args(Which):
+                raise RromeError(f"the {place} of a rule is 'average' or 'original', not {which!r}")
+
+    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(k_u, k_d, k_r), each (d_k,)."""
+        pick = {"average": keys.average, "original": keys.original}
+        return pick[self.direction], pick[self.denominator], pick[self.residual]
+
+    @property
+    def exact_at(self) -> Which | None:
+        """The key at which W' k + b = v_e holds exactly, or None when denominator and residual differ."""
+        return self.denominator if self.denominator == self.residual else None
+
+    @property
+    def initials(self) -> str:
+        """First letters in the order direction, denominator, residual: "aoo" is the rule shipped in 2022."""
+        return self.direction[0] + self.denominator[0] + self.residual[0]
+
+    @property
+    def name(self) -> str:
+        """The paper's name where it has one, else the initials."""
+        return PAPER.get(self.initials, self.initials)
+
+
+PAPER = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}  # the paper's names, by initials
+NAMED_RULES = tuple(PAPER.values())
+CHOICES = {
+    choice.initials: choice for choice in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))
+}
+RULES = {
+    CHOICES[each].name: CHOICES[each] for each in dict.fromkeys([*PAPER, *CHOICES])
+}  # all eight, the paper's first
+
+
+def rule_named(rule: str | Rule) -> tuple[str, Rule]:
+    """The (name, rule) of one given by name or as a value; RromeError lists the names for an unknown one."""
+    if isinstance(rule, Rule):
+        return rule.name, rule
+    if rule not in RULES:
+        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}, or pass a rules.Rule of your own")
+    return rule, RULES[rule]
+
+
+@dataclass(frozen=True, eq=False)
+class RankOneUpdate:
+    """Delta = left right^T, kept factored: `left` (d_v,), `right` (d_k,), float32.
+
+    `denominator` is u . k_d before division and `cosine` that of the angle between k_e and k_e^o; `fact` is what the
+    update was made for, where that is known.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    rule: str
+    subject: str
+    denominator: float
+    cosine: float
+    fact: Fact | None = None
+
+    @property
+    def norm(self) -> float:
+        """||Delta||_F, without forming Delta."""
+        return (self.left.cpu().double().norm() * self.right.cpu().double().norm()).item()
+
+    @property
+    def size(self) -> float:
+        """The paper's |Delta| = ||Delta||_F / (number of entries of W)."""
+        return self.norm / (self.left.numel() * self.right.numel())
+
+    def matrix(self) -> torch.Tensor:
+        """Delta, (d_v, d_k), whatever orientation the model stores."""
+        return torch.outer(self.left, self.right)
+
+    def add_to(self, site: EditSite) -> None:
+        """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
+        weight = site.weight
+        left, right = self.left.to(weight.device), self.right.to(weight.device)
+        if weight.dtype == torch.float32:
+            weight.addr_(left, right)  # without forming Delta
+        else:
+            weight.copy_(torch.addr(weight.float(), left, right))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of the update besides its factors, as JSON."""
+        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine")}
+        return known | {"fact": self.fact and self.fact.to_record()}
+
+    @classmethod
+    def of(cls, left: torch.Tensor, right: torch.Tensor, notes: Mapping[str, Any]) -> "RankOneUpdate":
+        """The update that has these factors and notes."""
+        fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
+        numbers = float(notes["denominator"]), float(notes["cosine"])
+        return cls(left, right, notes["rule"], notes["subject"], *numbers, fact)
+
+    def save(self, path: str | Path) -> None:
+        """Write the factors to a safetensors file, the notes into its header."""
+        notes = {name: note if isinstance(note, str) else json.dumps(note) for name, note in self.notes.items()}
+        with atomic(Path(path)) as scratch:
+            save_file({"left": self.left, "right": self.right}, scratch, metadata=notes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RankOneUpdate":
+        """Read what `save` wrote; RromeError for a file that is something else."""
+        try:
+            with safe_open(path, "pt") as file:
+                notes = file.metadata()
+                fact = json.loads(notes.get("fact", "null"))
+                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | {"fact": fact})
+        except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+            raise RromeError(f"{path} is not a saved update: {error}") from error
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of an edit before v_e is searched, from the keys alone.
+
+    `cosine` of k_e and k_e^o, their norms, and per rule the denominator u . k_d and the amplification
+    ||u|| / |u . k_d|: ||Delta||_F is the amplification times the length of the residual.
+    """
+
+    subject: str
+    cosine: float
+    norm_average: float
+    norm_original: float
+    denominator: dict[str, float]
+    amplification: dict[str, float]
+
+
+def preflight(
+    keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
+) -> Preflight:
+    """Denominators and amplifications of the rules for one fact's keys."""
+    places = [[key.cpu().double() for key in rule.places(keys)] for rule in rules]
+    directions = second_moment.solve(torch.stack([k_u for k_u, _, _ in places]))  # (rules, d_k)
+    denominator, amplification = {}, {}
+    for rule, u, (_, k_d, _) in zip(rules, directions, places, strict=True):
+        denominator[rule.name] = (u @ k_d).item()
+        amplification[rule.name] = u.norm().item() / max(abs(denominator[rule.name]), 1e-300)
+    norms = [key.double().norm().item() for key in (keys.average.cpu(), keys.original.cpu())]
+    return Preflight(subject, keys.cosine, norms[0], norms[1], denominator, amplification)
+
+
+def rank_one_update(
+    site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
+) -> RankOneUpdate:
+    """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
+
+    Raises RromeError when the denominator is zero or not finite.
+    """
+    name, choice = rule_named(rule)
+    k_u, k_d, k_r = choice.places(keys)
+    u = second_moment.solve(k_u)  # (d_k,), float64
+    denominator = u @ k_d.cpu().double()
+    if not denominator.isfinite() or denominator == 0:
+        raise RromeError(
+            f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined"
+        )
+    residual = value.target - site.value(k_r)  # (d_v,)
+    right = (u / denominator).float().to(residual.device)  # (d_k,)
+    return RankOneUpdate(residual, right, name, subject, denominator.item(), keys.cosine)

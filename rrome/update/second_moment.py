@@ -1,0 +1,193 @@
+"""C_0 = E[k k^T]: what the keys of ordinary text look like at the edit site.
+
+    K   (n, d_k)    keys of n tokens of text          C_0 = K^T K / n   (d_k, d_k), uncentred
+
+Accumulated and factored in float64, solved by Cholesky, kept on disk under a name that says what it came from.
+"""
+
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..facts.text import FACTBOOK, named_texts
+from ..model.model import Model
+from ..model.tokens import batches, pad_right
+from ..store.disk import RromeError, atomic, cache_dir, digest, file_sha256
+from ..store.progress import bar
+from .keys import capture_inputs
+
+WINDOW = 512  # tokens a text is cut into (fewer where the model reads fewer); each window starts at position 0
+
+
+@dataclass(frozen=True, eq=False)
+class SecondMoment:
+    """C_0 of one model and layer: `matrix` (d_k, d_k) in float64, from `count` tokens; `key` names its cache file."""
+
+    matrix: torch.Tensor
+    count: int
+    fingerprint: str
+    layer: int
+    key: str = "not cached"
+    cholesky: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self):
+        d_k = self.matrix.shape[0]
+        if self.count < d_k:
+            raise RromeError(
+                f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {self.count}: give more text"
+            )
+        factor, failed = torch.linalg.cholesky_ex(self.matrix)
+        if failed or not factor.isfinite().all():
+            raise RromeError(
+                f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens): give more text"
+            )
+        object.__setattr__(self, "cholesky", factor)
+
+    def solve(self, key: torch.Tensor) -> torch.Tensor:
+        """C_0^-1 k for a key (d_k,) or several (N, d_k), by Cholesky, in float64 on the CPU (some accelerators have none)."""
+        columns = key.to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
+        return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
+
+    def check(self, model: Model) -> None:
+        """RromeError unless this C_0 belongs to the model and its layer."""
+        if (self.fingerprint, self.layer) != (model.fingerprint, model.layer):
+            raise RromeError(
+                f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
+                f"({model.fingerprint}), layer {model.layer}: call second_moment(model, texts) for it"
+            )
+
+
+def second_moment(
+    model: Model,
+    texts: Sequence[str],
+    n_tokens: int | None = 100_000,
+    *,
+    cache: bool = True,
+    progress: bool | None = None,
+) -> SecondMoment:
+    """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
+
+    Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
+    `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
+    """
+    windows = _windows(model, texts, n_tokens)
+    count = sum(map(len, windows))
+    what = {"fingerprint": model.fingerprint, "layer": model.layer, "tokens": count}
+    key = f"{model.name.replace('/', '--')}-layer{model.layer}-{count}-{digest(what, windows)}"
+    path = cache_dir() / "second_moments" / f"{key}.safetensors"
+    matrix = _read(path, key) if cache else None
+    if matrix is None:
+        matrix = _estimate(model, windows, progress)
+        if cache:
+            with atomic(path) as scratch:
+                save_file({"matrix": matrix}, scratch, metadata={"key": key})
+    return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
+
+
+def second_moment_from(
+    model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000, *, progress: bool | None = None
+) -> SecondMoment:
+    """C_0 from what a notebook's `c0_text` names: a statistics file of the original code (.npz), else a text (`named_texts`).
+
+    `n_tokens` is for texts; a statistics file brings its own count. Raises RromeError as the three functions do.
+    """
+    if Path(source).suffix == ".npz":
+        return read_second_moment(model, source)
+    return second_moment(model, named_texts(source, n_tokens), n_tokens, progress=progress)
+
+
+def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
+    """C_0 from a statistics file that the original ROME code publishes or writes.
+
+    The .npz holds the sum of k k^T as "mom2.mom2" (d_k, d_k) and the number of tokens as "mom2.count"; its name starts
+    with the path of W. Raises RromeError for another kind of file, or one that does not fit the model and its layer.
+    """
+    path, site = Path(path), model.site
+    named = path.name.split("_float")[0]
+    if named != path.name and named != site.path:
+        raise RromeError(
+            f"{path.name} is of {named}, the model is edited at {site.path}: take its file, or another layer"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
+    d_k = site.weight.shape[1]
+    if tuple(total.shape) != (d_k, d_k):
+        raise RromeError(
+            f"{path} holds a matrix {tuple(total.shape)}, W of {model.name} reads keys of {d_k}: another model"
+        )
+    if count < 1 or not torch.allclose(total, total.T, rtol=1e-3, atol=1e-3 * total.abs().max().item()):
+        raise RromeError(f"{path} holds no second moment: {count} tokens, or a matrix that is not symmetric")
+    key = f"{path.stem}-{file_sha256(path)[:16]}"
+    return SecondMoment((total + total.T) / (2 * count), count, model.fingerprint, model.layer, key)
+
+
+def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[list[int]]:
+    """The texts as token windows of at most WINDOW tokens that hold `n_tokens` together."""
+    if isinstance(texts, str):
+        texts = [texts]
+    window = min(WINDOW, model.context)
+    windows, left = [], n_tokens if n_tokens is not None else float("inf")
+    for text in texts:
+        if left <= 0:
+            break
+        ids = model.tokenizer(text, verbose=False)["input_ids"]
+        ids = ids[: int(min(len(ids), left))]
+        left -= len(ids)
+        windows += [ids[start : start + window] for start in range(0, len(ids), window)]
+    held = sum(map(len, windows))
+    d_k = model.site.weight.shape[1]
+    if n_tokens is not None and held < n_tokens:
+        raise RromeError(
+            f"the text is too short: {held} tokens where n_tokens={n_tokens}; give more text or lower n_tokens"
+        )
+    if held < d_k:
+        raise RromeError(
+            f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {held}: give more text or raise n_tokens"
+        )
+    return windows
+
+
+def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
+    """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
+    d_k, total = model.site.weight.shape[1], sum(map(len, windows))
+    device = torch.device("cpu") if model.device.type == "mps" else model.device  # MPS has no float64
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
+    with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
+        for batch in batches(sorted(windows, key=len, reverse=True), len):
+            ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
+            lengths = torch.tensor([len(row) for row in batch], device=model.device)
+            real = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]  # (B, T)
+            keys = capture_inputs(model, ids)[real]  # (n, d_k)
+            if not keys.isfinite().all():
+                raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
+            keys = keys.to(matrix)
+            matrix.addmm_(keys.T, keys)
+            done.update(len(keys))
+    return (matrix / total).cpu()
+
+
+def _read(path: Path, key: str) -> torch.Tensor | None:
+    """The cached matrix, or None when there is none; a damaged file is reported and counts as none."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata().get("key") != key:
+                raise SafetensorError("it holds another entry")
+            matrix = file.get_tensor("matrix")
+        if not matrix.isfinite().all():
+            raise SafetensorError("it holds NaN")
+        return matrix
+    except (OSError, SafetensorError, AttributeError) as error:
+        warnings.warn(f"the cached C_0 {path.name} is damaged ({error}): computing it again", stacklevel=3)
+        return None

@@ -1,0 +1,135 @@
+"""v_e: the value that makes the model say the new target, found by gradient descent on delta.
+
+v_0    (d_v,)  W k_e^o + b, the value that the bare prompt has now         v_e = v_0 + delta
+
+loss   = mean NLL of the target tokens over the N prompts
+         + kl * KL(current || initial) of the next token at the subject's last token in "{subject} is a"
+         + weight_decay * ||delta|| / ||v_0||^2
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.functional import kl_div
+
+from ..facts.fact import Fact
+from ..model.model import Model
+from ..store.disk import RromeError
+from .batch import freeze
+from .keys import Keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Settings of the descent; the defaults are the original code's (Meng et al. 2022)."""
+
+    learning_rate: float = 0.5  # of Adam
+    evaluations: int = 20  # of the loss; the last one makes no step
+    stop_loss: float = 0.05  # below it the search ends
+    clamp: float = 4.0  # ||delta|| <= clamp * ||v_0||
+    kl: float = 0.0625
+    weight_decay: float = 0.5
+
+    def __post_init__(self):
+        if self.evaluations < 1:
+            raise RromeError(f"a search needs at least one evaluation of the loss, got evaluations={self.evaluations}")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """v_e of one fact: `target` (d_v,) = `base` v_0 + `delta`, all float32.
+
+    `probability` is exp(-mean NLL) of the target at the last evaluation, `steps` the number of Adam steps made,
+    `losses` the total loss at every evaluation; `keys` are those that the prompts of the search had.
+    """
+
+    base: torch.Tensor
+    delta: torch.Tensor
+    probability: float
+    steps: int
+    losses: tuple[float, ...] = field(repr=False)
+    keys: Keys = field(repr=False)
+
+    @property
+    def target(self) -> torch.Tensor:
+        """v_e, (d_v,)."""
+        return self.base + self.delta
+
+
+def find_value(
+    model: Model, fact: Fact, templates: Sequence[str], search: Search | None = None, leading: str | None = None
+) -> Value:
+    """Search v_e for a fact under the templates (bare prompt first) in the model as it is now.
+
+    Raises RromeError when the loss turns NaN or infinite. The model is not changed.
+    """
+    return find_values(model, [fact], templates, search, leading)[0]
+
+
+def find_values(
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    search: Search | None = None,
+    leading: str | None = None,
+) -> list[Value]:
+    """Search v_e of each fact alone, all in one batch (which a GPU needs to be busy); equal to one search per fact."""
+    search = search or Search(**model.published)
+    batch, keys, bases = freeze(model, facts, templates, leading)
+    descents = [_Descent(search, *start) for start in zip(facts, keys, bases, strict=True)]
+    live, initial = descents, None
+    while live:
+        nll, current = batch.evaluate([descent.delta for descent in live])  # (B,) and (B, V) for B live facts
+        initial = current.detach() if initial is None else initial
+        kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
+        loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in live])
+        for descent, *numbers in zip(live, loss.tolist(), nll.tolist(), strict=True):
+            descent.record(*numbers)
+        going = [n for n, descent in enumerate(live) if not descent.ended]
+        if going:
+            slopes = torch.autograd.grad(loss.sum(), [live[n].delta for n in going])
+            for n, slope in zip(going, slopes, strict=True):
+                live[n].step(slope)
+        if len(going) < len(live):
+            batch, initial, live = batch.only(going), initial[going], [live[n] for n in going]
+    return [descent.value() for descent in descents]
+
+
+class _Descent:
+    """The search of one fact's delta by Adam, from zero."""
+
+    def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor):
+        self.search, self.fact, self.keys, self.base = search, fact, keys, base
+        self.delta = torch.zeros_like(base, requires_grad=True)
+        self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
+        self.losses: list[float] = []
+        self.nll = math.nan  # at the last evaluation
+
+    @property
+    def ended(self) -> bool:
+        return len(self.losses) == self.search.evaluations or self.losses[-1] < self.search.stop_loss
+
+    def decay(self) -> torch.Tensor:
+        """The loss's penalty on the size of delta."""
+        return self.search.weight_decay * self.delta.norm() / self.base.norm() ** 2
+
+    def record(self, loss: float, nll: float) -> None:
+        if not math.isfinite(loss):
+            raise RromeError(
+                f"the loss of {self.fact.rewrite!r} -> {self.fact.target_new!r} is {loss} at evaluation {len(self.losses)}"
+            )
+        self.losses.append(loss)
+        self.nll = nll
+
+    def step(self, slope: torch.Tensor) -> None:
+        """One step of Adam, then back onto the ball ||delta|| <= clamp ||v_0||."""
+        self.delta.grad = slope
+        self.adam.step()
+        with torch.no_grad():
+            self.delta.mul_((self.search.clamp * self.base.norm() / self.delta.norm()).clamp(max=1))
+
+    def value(self) -> Value:
+        steps = len(self.losses) - 1
+        return Value(self.base, self.delta.detach(), math.exp(-self.nll), steps, tuple(self.losses), self.keys)
