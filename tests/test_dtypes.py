@@ -32,11 +32,12 @@ def tiny_of_family(request):
 def test_half_precision_stays_near_float32_and_the_edit_exact_to_one_rounding(tiny_of_family, texts, dtype):
     lm, tokenizer = copy.deepcopy(tiny_of_family.lm).to(dtype), tiny_of_family.tokenizer
     full, half = editor(copy.deepcopy(lm).float(), tokenizer, texts), editor(lm, tokenizer, texts)
-    keys, value = half.keys(FACTS[0]), half.value(FACTS[0])
+    solution = half.solve(FACTS[0])
+    keys, value = solution.keys, solution.value
     assert keys.all.dtype == value.target.dtype == torch.float32
     expected, before = full.updates(FACTS[0], list(RULES)), half.model.site.weight.clone()
     for rule, choice in RULES.items():
-        update = half.update(FACTS[0], rule, keys=keys, value=value)
+        update = solution.update(rule)
         assert update.norm == pytest.approx(expected[rule].norm, rel=NORM[dtype]), rule
         if choice.exact_at:
             with half.applied(update):

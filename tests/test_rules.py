@@ -14,8 +14,8 @@ from rrome.update.rules import Rule, rule_named
 def edit(request, editor):
     """(fact, keys, value, updates under all rules)."""
     fact = request.param
-    keys, value = editor.keys(fact), editor.value(fact)
-    return fact, keys, value, {rule: editor.update(fact, rule, keys=keys, value=value) for rule in RULES}
+    solution = editor.solve(fact)
+    return fact, solution.keys, solution.value, {rule: solution.update(rule) for rule in RULES}
 
 
 def test_there_are_eight_rules_and_three_have_names():

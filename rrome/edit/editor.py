@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,39 @@ from ..update.value import Search, Value, find_values
 from .adapter import save_adapter, save_merged
 
 
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What all rules share when one fact is edited: its `value` v_e, and the `keys` that the prompts of the search had."""
+
+    editor: "Editor" = field(repr=False)
+    fact: Fact
+    value: Value
+
+    @property
+    def keys(self) -> Keys:
+        """k_e and k_e^o."""
+        return self.value.keys
+
+    def update(self, rule: str | Rule) -> RankOneUpdate:
+        """The rank-one update under a rule, for W as it is now; RromeError as in `Editor.update`."""
+        _, rule = rule_named(rule)
+        self.editor._guard(self.fact, self.keys, [rule])
+        return self._update(rule)
+
+    def _update(self, rule: Rule) -> RankOneUpdate:
+        editor = self.editor
+        update = rank_one_update(
+            editor.model.site, self.keys, self.value, editor.second_moment, rule, self.fact.subject
+        )
+        return replace(update, fact=self.fact)
+
+
 class Editor:
     """Edits one model at one layer with one second moment and one set of prefixes.
 
     `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
     samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
-    defaults to the settings published for the model. With `max_amplification`, an update whose keys foretell more than
+    defaults to the settings published for the model. With `max_amplification`, an update whose keys predict more than
     that (see `preflight`) is refused before the search, or only warned of when `on_excess` is "warn".
 
     Asking for keys, a value or an update never changes the model; `apply`, `revert` and `applied` do, and `revert`
@@ -57,7 +84,7 @@ class Editor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What an update owes to the editor, as JSON."""
+        """The settings of the editor that determine an update, as JSON."""
         return {
             "model": self.model.fingerprint,
             "layer": self.model.layer,
@@ -78,47 +105,47 @@ class Editor:
 
     def value(self, fact: Fact) -> Value:
         """v_e of a fact, searched in the model as it is now."""
-        return self.values([fact])[0]
+        return self.solve(fact).value
 
     def values(self, facts: Sequence[Fact]) -> list[Value]:
         """v_e of several facts, each searched for itself but all in one batch: what keeps a GPU busy."""
         return find_values(self.model, facts, self.prefixes, self.search, self.leading)
 
-    def update(
-        self, fact: Fact, rule: str | Rule, *, keys: Keys | None = None, value: Value | None = None
-    ) -> RankOneUpdate:
-        """The rank-one update of a fact under a rule; pass `keys` and `value` to share them between rules."""
-        _, rule = rule_named(rule)  # an unknown rule fails before the search
-        keys = keys or (value.keys if value else None)
-        self._guard(fact, rule, keys)
-        value = value or self.value(fact)
-        keys = keys or value.keys
-        update = rank_one_update(self.model.site, keys, value, self.second_moment, rule, fact.subject)
-        return replace(update, fact=fact)
+    def solve(self, fact: Fact) -> Solution:
+        """Keys and value of a fact: what the updates under all rules share; v_e is searched in the model as it is now."""
+        return self.solve_all([fact])[0]
 
-    def _guard(self, fact: Fact, rule: Rule, keys: Keys | None) -> None:
-        """Refuse or warn of an edit that its keys foretell to be disabling."""
-        if self.max_amplification is None:
-            return
-        keys = keys or self.keys(fact)
-        amplification = preflight(keys, self.second_moment, rules=[rule]).amplification[rule.name]
-        if amplification > self.max_amplification:
-            message = (
-                f"{fact.rewrite!r} under {rule.name!r} is likely to disable the model: its residual would be amplified "
-                f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
-            )
-            if self.on_excess == "refuse":
-                raise RromeError(message)
-            warnings.warn(message, stacklevel=3)
+    def solve_all(self, facts: Sequence[Fact]) -> list[Solution]:
+        """`solve` for several facts, each searched for itself but all in one batch."""
+        return [Solution(self, fact, value) for fact, value in zip(facts, self.values(facts), strict=True)]
+
+    def update(self, fact: Fact, rule: str | Rule) -> RankOneUpdate:
+        """The rank-one update of a fact under a rule: `solve(fact).update(rule)`.
+
+        Raises RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
+        """
+        return self.updates(fact, [rule])[rule_named(rule)[0]]
 
     def updates(self, fact: Fact, rules: Sequence[str | Rule]) -> dict[str, RankOneUpdate]:
         """One update per rule, by name, from the same keys and the same value."""
         chosen = dict(map(rule_named, rules))
-        keys = None if self.max_amplification is None else self.keys(fact)
-        for rule in chosen.values():
-            self._guard(fact, rule, keys)
-        value = self.value(fact)
-        return {name: self.update(fact, rule, keys=keys, value=value) for name, rule in chosen.items()}
+        if self.max_amplification is not None:
+            self._guard(fact, self.keys(fact), list(chosen.values()))
+        solution = self.solve(fact)
+        return {name: solution._update(rule) for name, rule in chosen.items()}
+
+    def _guard(self, fact: Fact, keys: Keys, rules: Sequence[Rule]) -> None:
+        """Refuse, or warn of, an edit whose keys predict a disabling update."""
+        for name, amplification in preflight(keys, self.second_moment, rules=rules).amplification.items():
+            if self.max_amplification is None or amplification <= self.max_amplification:
+                continue
+            message = (
+                f"{fact.rewrite!r} under {name!r} is likely to disable the model: its residual would be amplified "
+                f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
+            )
+            if self.on_excess == "refuse":
+                raise RromeError(message)
+            warnings.warn(message, stacklevel=4)
 
     def apply(self, update: Update) -> None:
         """W <- W + Delta, until it is reverted."""

@@ -3,7 +3,8 @@
     FOLDER/edits.jsonl           settings, then one line per edit: rule, fact, sizes before and after, what was measured
     FOLDER/00001.safetensors     left (d_v,) and right (d_k,) of edit 1: d_v + d_k floats per edit, and its notes
 
-or, in an adapter that the kit made (see share), edits.jsonl beside all factors in one file.
+or, in an adapter that the kit made (see adapter), edits.jsonl beside all factors in one file. Factors are read
+memory-mapped, so that a log of thousands of edits takes next to no memory.
 
 The model after n edits is the original W plus the first n updates. Factors are written before their line, so a line
 always finds its factors; a crash in between leaves a file that the next run writes again.
@@ -11,51 +12,15 @@ always finds its factors; a crash in between leaves a file that the next run wri
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..facts.fact import Fact
 from ..model.model import Model
-from ..model.site import EditSite
 from ..store.disk import RromeError, file_sha256
 from ..store.journal import Journal, read_journal
 from ..update.rules import RankOneUpdate
 from .adapter import LINES, WEIGHTS, check_adapter, read_updates, save_adapter
-
-
-@dataclass(frozen=True)
-class StoredUpdate:
-    """An update that stays on disk: it can be applied like any other, and a run of thousands needs no memory for them."""
-
-    file: Path
-    rule: str
-    subject: str
-
-    def load(self) -> RankOneUpdate:
-        """The update with its factors in memory."""
-        return RankOneUpdate.load(self.file)
-
-    @property
-    def left(self) -> torch.Tensor:
-        """(d_v,)"""
-        return self.load().left
-
-    @property
-    def right(self) -> torch.Tensor:
-        """(d_k,)"""
-        return self.load().right
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """What is known of it besides the factors, as JSON."""
-        return self.load().notes
-
-    def add_to(self, site: EditSite) -> None:
-        """W <- W + left right^T."""
-        self.load().add_to(site)
 
 
 class EditLog:
@@ -91,27 +56,28 @@ class EditLog:
         """One record per edit, in order; `edit` counts from 1."""
         return tuple(self._rows)
 
-    def store(self, update: RankOneUpdate) -> StoredUpdate:
-        """Write the factors of the edit that comes next; it counts only once `append` has written its line."""
+    def store(self, update: RankOneUpdate) -> RankOneUpdate:
+        """Write the factors of the next edit and return them memory-mapped; it counts once `append` has written its line."""
         self._writable()
-        stored = StoredUpdate(self.folder / f"{len(self) + 1:05}.safetensors", update.rule, update.subject)
-        update.save(stored.file)
-        return stored
+        update.save(self._next_file)
+        return RankOneUpdate.load(self._next_file)
 
-    def append(self, update: RankOneUpdate | StoredUpdate | None, fact: Fact, **measured: Any) -> None:
-        """Record one edit. `update` None: the edit failed and changed nothing, `measured` says why."""
+    @property
+    def _next_file(self) -> Path:
+        return self.folder / f"{len(self) + 1:05}.safetensors"
+
+    def append(self, update: RankOneUpdate | None, fact: Fact, *, stored: bool = False, **measured: Any) -> None:
+        """Record one edit; `stored` says that `store` has written its factors already.
+
+        `update` None: the edit failed and changed nothing, `measured` says why.
+        """
         journal = self._writable()
-        if isinstance(update, RankOneUpdate):
-            update = self.store(update)
-        row: dict[str, Any] = {
-            "edit": len(self) + 1,
-            "subject": fact.subject,
-            "rule": None,
-            "file": None,
-            "sha256": None,
-        }
+        row: dict[str, Any] = {"edit": len(self) + 1, "subject": fact.subject}
+        row |= dict.fromkeys(("rule", "file", "sha256"))
         if update is not None:
-            row |= {"rule": update.rule, "file": update.file.name, "sha256": file_sha256(update.file)}
+            if not stored:
+                update.save(self._next_file)
+            row |= {"rule": update.rule, "file": self._next_file.name, "sha256": file_sha256(self._next_file)}
         journal.append(row | measured | {"fact": fact.to_record()})
 
     def _writable(self) -> Journal:
@@ -119,7 +85,7 @@ class EditLog:
             raise RromeError(f"the log {self.folder} is open for reading: pass the model to write to it")
         return self._journal
 
-    def update(self, edit: int) -> StoredUpdate | RankOneUpdate | None:
+    def update(self, edit: int) -> RankOneUpdate | None:
         """The update of edit 1, 2, ...; None for one that failed. RromeError when its file is missing or was changed."""
         if not 1 <= edit <= len(self):
             raise RromeError(f"the log {self.folder} has edits 1 to {len(self)}, not {edit}")
@@ -131,7 +97,7 @@ class EditLog:
         file = self.folder / row["file"]
         if not file.exists() or file_sha256(file) != row["sha256"]:
             raise RromeError(f"{file}, the update of edit {edit}, is missing or damaged: restore it from a copy")
-        return StoredUpdate(file, row["rule"], row["subject"])
+        return RankOneUpdate.load(file)
 
     @functools.cached_property
     def _shared(self) -> list[RankOneUpdate | None]:
@@ -146,14 +112,14 @@ class EditLog:
         model.edits.set([update for update in self._first(model, n) if update is not None])
 
     def export(self, model: Model, folder: str | Path, n: int | None = None) -> None:
-        """Write the first n edits (None: all) as a LoRA adapter that plain `peft` loads, with a model card (see share).
+        """Write the first n edits (None: all) as a LoRA adapter that plain `peft` loads, with a model card (see adapter).
 
         `EditLog(folder)` reads it back with every row. `model` is the one that was edited; it is not changed.
         """
         updates = self._first(model, n)
         save_adapter(folder, model, updates, self.settings, self._rows[: len(updates)])
 
-    def _first(self, model: Model, n: int | None) -> list[StoredUpdate | RankOneUpdate | None]:
+    def _first(self, model: Model, n: int | None) -> list[RankOneUpdate | None]:
         """The updates of the first n edits, or RromeError when the log has fewer or is of another model."""
         n = len(self) if n is None else n
         if not 0 <= n <= len(self):

@@ -87,15 +87,19 @@ def leading_edits(
 
 
 def _led_edit(editor: Editor, fact: Fact) -> list[dict]:
-    keys, value = editor.keys(fact), editor.value(fact)
-    updates = {rule: editor.update(fact, rule, keys=keys, value=value) for rule in NAMED_RULES}
+    solution = editor.solve(fact)
+    updates = {rule: solution.update(rule) for rule in NAMED_RULES}
     holds = {}
     for name, prompt in (("holds_without", fact.rewrite), ("holds_with", (editor.leading or "") + fact.rewrite)):
         n = len(updates)
         targets = [fact.target_new] * n + [fact.answer] * n
         new, true = target_nll(editor.model, [prompt] * 2 * n, targets, [*updates.values()] * 2).view(2, n)
         holds[name] = dict(zip(updates, (new < true).tolist(), strict=True))
-    about = {"subject": fact.subject, "norm_original": keys.original.norm().item(), "cosine": keys.cosine}
+    about = {
+        "subject": fact.subject,
+        "norm_original": solution.keys.original.norm().item(),
+        "cosine": solution.keys.cosine,
+    }
     return [
         about
         | {"rule": rule, "delta_frobenius": update.norm}

@@ -33,8 +33,8 @@ def peak_bytes(work: Callable[[], Made]) -> tuple[Made, int]:
 def footprint(editor: Editor, fact: Fact, rules: Sequence[str] = tuple(RULES)) -> pd.DataFrame:
     """Memory of one edit beside the model, stage by stage: what, megabytes (10^6 bytes), of_model (share of its weights)."""
     model = editor.model
-    value, searching = peak_bytes(partial(editor.value, fact))
-    updates, updating = peak_bytes(lambda: {rule: editor.update(fact, rule, value=value) for rule in rules})
+    solution, searching = peak_bytes(partial(editor.solve, fact))
+    updates, updating = peak_bytes(lambda: {rule: solution.update(rule) for rule in rules})
     _, measuring = peak_bytes(partial(fact_probabilities, model, fact, updates))
     _, applying = peak_bytes(partial(measured_in_place, editor, fact, updates[rules[0]]))
     bytes_of = {

@@ -11,11 +11,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..edit.editor import Editor
+from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..store.disk import RromeError
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate
-from ..update.value import Value
 from .examples import html_table, in_numbers, what_it_says
 from .protocol import standard_probe
 
@@ -56,7 +55,7 @@ class Playground:
         self.editor, self.n_generated = editor, n_generated
         self.probe = standard_probe() if probe is None else probe
         self._doing = ""  # the step at work
-        self._searched: tuple[Any, Value] | None = None  # what the last value was searched for, and the value
+        self._searched: tuple[Any, Solution] | None = None  # what the last value was searched for, and the value
         self.fields: dict[str, widgets.Text | widgets.Textarea] = {
             "prompt": _field(widgets.Text, "Prompt with {}", "The capital of {} is"),
             "subject": _field(widgets.Text, "Subject", "France"),
@@ -151,8 +150,8 @@ class Playground:
         wanted = fact.prompt, fact.subject, fact.target_new, self.editor.applied_updates
         if self._searched is None or self._searched[0] != wanted:
             self._say("searching the value …")
-            self._searched = wanted, self.editor.value(fact)
-        return self.editor.update(fact, rule, value=self._searched[1])
+            self._searched = wanted, self.editor.solve(fact)
+        return self._searched[1].update(rule)
 
     def _shown(self, fact: Fact, now: str, updates: Mapping[str, RankOneUpdate]) -> str:
         """The model as it is, in a column called `now`, beside each update, in numbers and in words; W stays as it is."""

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..edit.editor import Editor
-from ..edit.log import EditLog, StoredUpdate
+from ..edit.log import EditLog
 from ..facts.fact import Fact
 from ..measure.metrics import fact_metrics, mean
 from ..measure.scores import below_kept, fact_probabilities, row_perplexities, target_nll
@@ -25,7 +25,7 @@ from ..store.disk import RromeError
 from ..store.journal import Journal, read_journal
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
-from ..update.rules import Rule, rule_named
+from ..update.rules import RankOneUpdate, Rule, rule_named
 from .single import study_settings
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
@@ -122,23 +122,22 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     model, before = editor.model, editor.model.edits.size
     row: dict[str, Any] = {"rule": rule.name, "delta_before": before, "position": subject_position(model, fact)}
     row |= {"error": None, "cosine": keys.cosine}
-    stored: StoredUpdate | None = None
+    update: RankOneUpdate | None = None
     try:
-        value = editor.value(fact)
-        update = editor.update(fact, rule, value=value)  # with its keys, which owe no bit to the other facts of the run
-        stored = log.store(update)
-        editor.apply(stored)
+        solution = editor.solve(fact)  # with keys of its own batch, so that a resumed run is bit-identical
+        made = log.store(solution.update(rule))
+        editor.apply(made)
     except RromeError as error:
         row["error"] = str(error)
-        stored = None
     else:
+        update, value = made, solution.value
         row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
         row |= {"delta_frobenius": update.norm, "delta": update.size}
     row["delta_after"] = model.edits.size
     row |= fact_metrics(fact_probabilities(model, fact, {"now": None})["now"])
     if checks.probe is not None:
         (row["perplexity"],) = row_perplexities(model, checks.probe, [None])
-    log.append(stored, fact, **row)
+    log.append(update, fact, stored=True, **row)
 
 
 def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, book: Journal) -> None:

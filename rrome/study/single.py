@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor
+from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
@@ -19,7 +19,6 @@ from ..store.journal import Journal, read_journal
 from ..store.progress import bar
 from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
-from ..update.value import Value
 
 Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
 
@@ -136,14 +135,14 @@ def measured_edits(
     editor: Editor, facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures
 ) -> Iterator[Rows]:
     """Each fact's row per rule, "unedited" first; v_e is searched for all these facts in one batch."""
-    for fact, value in zip(facts, editor.values(facts), strict=True):
-        yield _one_fact(editor, fact, value, rules, measures)
+    for solution in editor.solve_all(facts):
+        yield _one_fact(solution, rules, measures)
 
 
-def _one_fact(editor: Editor, fact: Fact, value: Value, rules: Mapping[str, Rule], measures: Measures) -> Rows:
+def _one_fact(solution: Solution, rules: Mapping[str, Rule], measures: Measures) -> Rows:
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
-    keys = value.keys
-    updates = {name: editor.update(fact, rule, keys=keys, value=value) for name, rule in rules.items()}
+    editor, fact, value = solution.editor, solution.fact, solution.value
+    updates = {name: solution.update(rule) for name, rule in rules.items()}
     editions = {"unedited": None, **updates}
     behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
     pairs = fact_probabilities(editor.model, fact, editions, behind)
@@ -154,7 +153,7 @@ def _one_fact(editor: Editor, fact: Fact, value: Value, rules: Mapping[str, Rule
             editions, row_perplexities(editor.model, measures.probe, list(editions.values())), strict=True
         ):
             speech.setdefault(rule, {})["perplexity"] = number
-    about = _about(editor, fact, keys) | {"probability": value.probability, "steps": value.steps}
+    about = _about(editor, fact, solution.keys) | {"probability": value.probability, "steps": value.steps}
     weight_norm = editor.model.site.weight.norm().item()
     return {
         rule: about

@@ -152,8 +152,8 @@ def _largest_error(updates: Mapping[str, RankOneUpdate], expected: Mapping[str, 
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
     """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
     model, device = editor.model, editor.model.device
-    search, value = timed(lambda: editor.value(fact), device)
-    update_seconds, update = timed(lambda: editor.update(fact, rule, value=value), device)
+    search, solution = timed(lambda: editor.solve(fact), device)
+    update_seconds, update = timed(lambda: solution.update(rule), device)
     rows = {
         "keys alone (preflight)": timed(lambda: editor.preflight(fact), device)[0],
         "what delta cannot change": timed(lambda: freeze(model, [fact], editor.prefixes, editor.leading), device)[0],
