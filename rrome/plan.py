@@ -27,13 +27,12 @@ from .model.load import DEFAULT_MODEL, available, outline
 from .run import defaults, profile_parameters
 from .store.disk import RromeError, cache_dir
 from .study.costs import FLOAT, Costs, Load, Rates, times
-from .study.protocol import N_TEST_PREFIXES, PROBE_CHARACTERS, SEQUENTIAL_PROBE_CHARACTERS
-from .study.single import facts_at_once
+from .study.single import N_TEST_PREFIXES, facts_at_once
 from .update.rules import NAMED_RULES, RULES
 
 GIB, HOUR = 2**30, 3600
 SPEED = "speed.csv"  # what notebook 7 measured
-PROBE, SEQUENTIAL_PROBE = PROBE_CHARACTERS / 4.5, SEQUENTIAL_PROBE_CHARACTERS / 4.5  # tokens, of 4.5 letters each
+PROBE, SEQUENTIAL_PROBE = 600 / 4.5, 1200 / 4.5  # tokens, of 4.5 letters each
 LINE = 2_100  # bytes of a journal's line: the mean of the laptop profile's single-edit study
 SPOKEN = 2  # generation prompts of a fact
 GLUE = {"tokens": 250, "said": 5, "batch": 16}  # of a few-shot prompt, and its answers

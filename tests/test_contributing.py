@@ -18,8 +18,8 @@ def test_the_rule_of_the_tutorial_is_short_and_really_is_one(editor, tmp_path, m
     prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("A ship is",)}
     facts = [replace(fact, **prompts) for fact in FACTS if fact.target_true]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rrome.study, "standard_editor", lambda *_, **__: editor)
-    monkeypatch.setattr(rrome.study, "standard_facts", lambda *_, **__: facts)
+    monkeypatch.setattr(rrome.edit, "load_editor", lambda *_, **__: editor)
+    monkeypatch.setattr(rrome.study, "draw_facts", lambda *_, **__: facts)
     exec(tutorial, {"__name__": "tutorial"})
     shown = capsys.readouterr().out
     assert "Between(share=0.5)" in shown and "r-rome" in shown

@@ -146,6 +146,6 @@ def test_perplexity_and_efficacy_behind_prefixes_are_measured_per_edit(editor, f
 
 def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_path):
     with pytest.raises(RromeError, match="unknown rule"):
-        Measures(spoken=["memit"])
+        Measures(generated=["memit"])
     with pytest.raises(RromeError, match="exactly one"):
         Measures(test_prefixes=["no hole"])

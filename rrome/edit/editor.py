@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..facts.fact import Fact
+from ..facts.text import FACTBOOK
+from ..model.load import DEFAULT_MODEL, load
 from ..model.model import Model
 from ..model.site import Update
 from ..model.tokens import check_templates, sample_prefixes
 from ..store.disk import RromeError
 from ..update.keys import Keys, fact_keys
 from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
-from ..update.second_moment import SecondMoment
+from ..update.second_moment import SecondMoment, second_moment_from
 from ..update.value import Search, Value, find_values
 from .adapter import save_adapter, save_merged
 
@@ -183,3 +185,18 @@ class Editor:
     @property
     def _provenance(self) -> dict[str, Any]:
         return self.settings | {"second_moment_tokens": self.second_moment.count}
+
+
+def load_editor(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    layer: int | None = None,
+    c0_text: str | Path = FACTBOOK,
+    c0_tokens: int = 100_000,
+    seed: int = 0,
+    prefixes: Sequence[str] | None = None,
+) -> Editor:
+    """A model (see `load`), its C_0 from the text or statistics file `c0_text` (see `second_moment_from`), and prefixes."""
+    loaded = load(model, device=device, layer=layer)
+    return Editor(loaded, second_moment_from(loaded, c0_text, c0_tokens), prefixes, seed=seed)

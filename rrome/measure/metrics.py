@@ -112,7 +112,7 @@ def harmonic_score(es, ps, ns, axis=-1):
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
 
-    Per cent; facts without a measure (GE of rules that were not spoken, PS of facts without paraphrases) are left out of it.
+    Per cent; facts without a measure (GE of rules without generated text, PS of facts without paraphrases) are left out of it.
     """
     rows = []
     for rule, here in edits.groupby("rule", sort=False):

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .disk import RromeError, explained
+from .disk import RromeError, cache_dir, digest, explained
 
 
 def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -25,6 +25,47 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
         raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
+
+
+def study_path(kind: str, settings: Mapping[str, Any], within: str | Path | None = None) -> Path:
+    """Where the study with these settings is kept: WITHIN/KIND-DIGEST, by default in the folder `studies` of the cache.
+
+    Prefixes follow from their seed, so they are left out of the digest; they are compared when the study goes on.
+    """
+    recipe = {name: value for name, value in settings.items() if name != "prefixes"}
+    return Path(within or cache_dir() / "studies") / f"{kind}-{digest(recipe)}"
+
+
+def find_study(kind: str, within: str | Path, **known: Any) -> Path:
+    """The journal of the one study of a kind in a folder that has the `known` settings.
+
+    Raises RromeError when there is none, or more than one, with the settings in which they differ.
+    """
+    found: list[tuple[Path, dict, str]] = []
+    others: list[tuple[Path, dict, str]] = []
+    for path in sorted(Path(within).glob(f"{kind}-*")):
+        journal = path / "edits.jsonl" if path.is_dir() else path
+        settings = _settings(journal)
+        if settings is None:
+            continue
+        wrong = differences({name: settings.get(name) for name in known}, json.loads(json.dumps(known)))
+        (others if wrong else found).append((journal, settings, wrong))
+    if not found:
+        there = "; ".join(f"{journal}: {wrong}" for journal, _, wrong in others) or "none"
+        raise RromeError(f"no {kind} study in {within} has these settings: run the notebook that makes it ({there})")
+    if len(found) > 1:
+        apart = differences(found[0][1], found[1][1])
+        raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")
+    return found[0][0]
+
+
+def _settings(path: Path) -> dict[str, Any] | None:
+    """The settings in a journal's first line; None for a file that has none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.loads(file.readline())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -111,8 +152,7 @@ class Journal:
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         if changes := differences(found, wanted):
             raise RromeError(
-                f"{self.path} holds a study with other settings ({changes}): choose another file "
-                "(in the notebooks: another `profile`) or move it away"
+                f"{self.path} holds a study with other settings ({changes}): choose another file or move it away"
             )
 
 

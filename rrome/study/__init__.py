@@ -1,23 +1,12 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
-from .ahead import preflights, strata
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
+from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, in_numbers, sizes, what_it_says
 from .footprint import footprint
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
-from .protocol import (
-    sequence_path,
-    standard_checks,
-    standard_editor,
-    standard_evidence,
-    standard_facts,
-    standard_sequence,
-    standard_sequences,
-    standard_study,
-    standard_tasks,
-)
 from .scorecard import save_scorecard, scorecard, verdicts
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
@@ -34,6 +23,8 @@ __all__ = [
     "compute_updates",
     "curve",
     "disabling_edits",
+    "draw_facts",
+    "draw_sequence",
     "footprint",
     "in_numbers",
     "layer_damage",
@@ -41,26 +32,20 @@ __all__ = [
     "layer_table",
     "leading_edits",
     "memory_errors",
+    "mixed_probe",
+    "named_tasks",
     "preflights",
+    "probe",
     "read_sequential",
     "read_single_edits",
     "save_scorecard",
     "scaling",
     "scorecard",
-    "sequence_path",
     "sequential_edits",
     "single_edits",
     "sink_survey",
     "sizes",
     "stages",
-    "standard_checks",
-    "standard_editor",
-    "standard_evidence",
-    "standard_facts",
-    "standard_sequence",
-    "standard_sequences",
-    "standard_study",
-    "standard_tasks",
     "strata",
     "study_settings",
     "survival",

@@ -38,17 +38,16 @@ from .single import Measures, single_edits
 
 
 def layer_sweep(
-    model: Model, layers: Sequence[int], facts: Sequence[Fact], texts: Sequence[str], folder: str | Path,
+    model: Model, layers: Sequence[int], facts: Sequence[Fact], texts: Sequence[str], within: str | Path,
     *, c0_tokens: int, n_generated: int, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Single edits of all facts under the three named rules at every layer; one journal per layer in `folder`."""
+    """Single edits of all facts under the three named rules at every layer; one journal per layer in the folder `within`."""
     tables = []
     for layer in layers:
         here = model.at_layer(layer)
         editor = Editor(here, second_moment(here, texts, c0_tokens), seed=seed)
-        journal = Path(folder) / f"layer-{layer:02d}.jsonl"
-        measures = Measures(spoken=["r-rome"], n_generated=n_generated)
-        tables.append(single_edits(editor, facts, journal, rules=NAMED_RULES, measures=measures))
+        measures = Measures(generated=["r-rome"], n_generated=n_generated)
+        tables.append(single_edits(editor, facts, within=within, rules=NAMED_RULES, measures=measures))
     return pd.concat(tables, ignore_index=True)
 
 

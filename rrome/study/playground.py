@@ -15,8 +15,8 @@ from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..store.disk import RromeError
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate
+from .draw import probe as standard_probe
 from .examples import html_table, in_numbers, what_it_says
-from .protocol import standard_probe
 
 LIMIT = 5  # times what one key throughout would give: an edit above it is called likely to disable the model
 

@@ -1,4 +1,4 @@
-"""The sequential study: facts edited one after another into the same model, on a log that survives anything.
+"""The sequential study: facts edited one after another into the same model, on a log that resumes bit for bit after a kill.
 
 edits         one row per edit: its update, |Delta| before and after, and the metrics of the edit just made
 checkpoints   one row every so many edits, from 0 = the unedited model: earlier edits re-tested, perplexity, tasks
@@ -6,7 +6,7 @@ final         one row per fact: the metrics of each edit in the model after the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..measure.tasks import Task
 from ..model.model import Model, generate
 from ..model.tokens import check_prompts, subject_position
 from ..store.disk import RromeError
-from ..store.journal import Journal, read_journal
+from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
 from ..update.rules import RankOneUpdate, Rule, rule_named
@@ -36,10 +36,12 @@ class Checks:
     """What a sequential study measures, and how often."""
 
     every: int = 20  # edits between two checkpoints
-    probe: str | None = None  # held-out text, cut to 512 tokens; its perplexity is measured after every edit
+    probe: str | None = (
+        None  # held-out text, cut to 512 tokens (see mixed_probe); its perplexity is measured after every edit
+    )
     tasks: Sequence[Task] = ()  # downstream tasks, scored at every checkpoint
-    prompts: Sequence[str] = ()  # what the model says after them (greedy) is kept at every checkpoint,
-    n_generated: int = 30  # so many tokens
+    prompts: Sequence[str] = ()  # continued greedily at every checkpoint
+    n_generated: int = 30  # tokens of each continuation
     retest: bool = True  # measure every edit again in the model after the last one
 
     def __post_init__(self):
@@ -56,8 +58,9 @@ class Checks:
 
 @dataclass(frozen=True, eq=False)
 class SequentialRun:
-    """The three tables of a run; see the module."""
+    """The three tables of a run (see the module), and the folder of its log."""
 
+    folder: Path
     edits: pd.DataFrame
     checkpoints: pd.DataFrame
     final: pd.DataFrame
@@ -66,24 +69,30 @@ class SequentialRun:
 def sequential_edits(
     editor: Editor,
     facts: Sequence[Fact],
-    folder: str | Path,
+    folder: str | Path | None = None,
     *,
     rule: str | Rule = "rome",
     checks: Checks | None = None,
+    within: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> SequentialRun:
     """Edit the facts in their order into one model under one rule, and measure as it goes.
 
-    Everything is appended to `folder` as it is made (see edit_log). A rerun applies again what was done and goes on; the
-    tables then equal an uninterrupted run's. More facts at the end of the list prolong a finished run. An edit that fails
-    (NaN after a collapse) is recorded in `error` and skipped. Afterwards the model is as it was. Raises RromeError for an
-    edited model, other settings or facts in the folder, or a fact that could not be edited or measured, before any edit.
+    Everything is appended to `folder` as it is made (see edit.log). `folder` None: one in `within` (None: the cache) found
+    by a digest of the first fact and all settings, `about` (how the facts were drawn, say) among them. A rerun applies
+    again what was done and goes on; the tables then equal an uninterrupted run's. More facts at the end of the list prolong
+    a finished run. An edit that fails (NaN after a collapse) is recorded in `error` and skipped. Afterwards the model is as
+    it was. Raises RromeError for an edited model, other settings or facts in the folder, or a fact that could not be edited
+    or measured, before any edit.
     """
     if len(editor.model.edits):
         raise RromeError("the model is edited already: revert its edits before a sequential study")
-    checks, (name, rule), folder = checks or Checks(), rule_named(rule), Path(folder)
-    settings = study_settings(editor) | {"rule": name} | checks.settings
+    checks, (name, rule) = checks or Checks(), rule_named(rule)
+    settings = study_settings(editor) | {"rule": name} | checks.settings | dict(about or {})
     check_prompts(editor.model, facts)
+    first = {"first_fact": facts[0].to_record() if facts else None}
+    folder = Path(folder or study_path("sequential", settings | first, within))
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     try:
         with (
@@ -99,7 +108,7 @@ def sequential_edits(
                 _checkpoint(editor.model, facts, number + 1, checks, checkpoints)
             if checks.retest:
                 _final(editor.model, facts, final, progress)
-            return _tables(len(facts), log.rows, checkpoints.rows, final.rows)
+            return _tables(folder, len(facts), log.rows, checkpoints.rows, final.rows)
     finally:
         editor.model.edits.set(())
 
@@ -110,7 +119,7 @@ def _resume(model: Model, facts: Sequence[Fact], log: EditLog) -> int:
         if row["fact"] != fact.to_record():
             raise RromeError(
                 f"edit {row['edit']} in {log.folder} is {row['subject']!r}, the list of facts has {fact.subject!r} "
-                "there: choose another folder (in the notebooks: another `profile`), or give the same facts in the same order"
+                "there: choose another folder, or give the same facts in the same order"
             )
     done = min(len(log), len(facts))
     log.replay(model, done)
@@ -140,10 +149,10 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     log.append(update, fact, stored=True, **row)
 
 
-def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, book: Journal) -> None:
+def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, journal: Journal) -> None:
     """Measure the model after `done` edits, if a checkpoint is due and has not been made."""
     due = done % checks.every == 0 or done == len(facts)
-    if not due or any(row["edits"] == done for row in book.rows):
+    if not due or any(row["edits"] == done for row in journal.rows):
         return
     row: dict[str, Any] = {"edits": done, "delta": model.edits.size, "retained": retained(model, facts[:done])}
     if checks.probe is not None:
@@ -152,7 +161,7 @@ def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, 
         row |= task.scores(model)
     if checks.prompts:
         row["texts"] = generate(model, checks.prompts, checks.n_generated, top_k=1)
-    book.append(row)
+    journal.append(row)
 
 
 def retained(model: Model, facts: Sequence[Fact]) -> float:
@@ -174,15 +183,24 @@ def _final(model: Model, facts: Sequence[Fact], journal: Journal, progress: bool
         journal.append({"edit": number, "of": len(facts), **fact_metrics(pairs)})
 
 
-def read_sequential(folder: str | Path) -> SequentialRun:
-    """The tables of a run on disk as far as it has come, without a model; RromeError where there is none."""
+def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
+    """The tables of a run on disk as far as it has come, without a model.
+
+    `folder` is the run's own, or one in which the one run with the `known` settings is found. RromeError where there is none.
+    """
+    folder = Path(folder)
+    if known:
+        folder = find_study("sequential", folder, **known).parent
     log = EditLog(folder)
-    checkpoints, final = (read_journal(Path(folder) / name)[1] for name in (CHECKPOINTS, FINAL))
-    return _tables(len(log), log.rows, checkpoints, final)
+    checkpoints, final = (read_journal(folder / name)[1] for name in (CHECKPOINTS, FINAL))
+    return _tables(folder, len(log), log.rows, checkpoints, final)
 
 
-def _tables(n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]) -> SequentialRun:
+def _tables(
+    folder: Path, n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
+) -> SequentialRun:
     return SequentialRun(
+        folder,
         pd.DataFrame(map(_flat, edits[:n])),
         pd.DataFrame([row for row in checkpoints if row["edits"] <= n]).sort_values("edits", ignore_index=True),
         pd.DataFrame([row for row in final if row["of"] == n]),

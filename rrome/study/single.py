@@ -13,13 +13,15 @@ from ..facts.fact import Fact
 from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model.model import Model, generate
-from ..model.tokens import check_prompts, check_templates, fill, read_row, subject_position
+from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
 from ..store.disk import digest
-from ..store.journal import Journal, read_journal
+from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
+from .draw import probe
 
+N_TEST_PREFIXES = 4
 Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
 
 
@@ -27,35 +29,43 @@ Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
 class Measures:
     """What a single-edit study measures beside the probabilities at a fact's own prompts."""
 
-    spoken: Sequence[str | Rule] = (
-        NAMED_RULES  # rules whose edited models continue the generation prompts (besides unedited)
-    )
-    n_generated: int = 50  # tokens said after each generation prompt; 0: nothing
+    generated: Sequence[str | Rule] = NAMED_RULES  # rules whose edited models (and the unedited one) generate text
+    n_generated: int = 50  # tokens after each generation prompt; 0: none
     test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested behind each of them
     probe: str | None = None  # running text; every edited model's perplexity on it is measured
 
     def __post_init__(self):
-        object.__setattr__(self, "spoken", [rule_named(rule)[0] for rule in self.spoken])
+        object.__setattr__(self, "generated", [rule_named(rule)[0] for rule in self.generated])
         for template in self.test_prefixes:
             check_templates([template])
+
+    @classmethod
+    def standard(cls, editor: Editor, **settings: Any) -> "Measures":
+        """Measures (with these `settings`) with a held-out probe and test prefixes that the edit has not seen."""
+        sampled = sample_prefixes(editor.model, editor.seed + 1)
+        unseen = [template for template in sampled if template != BARE and template not in editor.prefixes]
+        return cls(test_prefixes=unseen[:N_TEST_PREFIXES], probe=probe(), **settings)
 
 
 def single_edits(
     editor: Editor,
     facts: Sequence[Fact],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     rules: Sequence[str | Rule] = tuple(RULES),
     measures: Measures | None = None,
+    within: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
     at_once: int | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
 
-    Every row is appended to the JSON-lines file `path` as it is made and a rerun goes on where it stopped; another
-    setting is refused. v_e is searched once per fact, for `at_once` facts in one batch (None: `facts_at_once`), and
-    all edited models of a fact are measured in one batch.
-    Entropy and GE are missing in rows of rules that are not spoken.
+    Every row is appended to the journal `path` as it is made, and a rerun goes on where it stopped. `path` None: a file in
+    `within` (None: the cache) found by a digest of all settings, `about` (how the facts were drawn, say) among them. v_e is
+    searched once per fact, for `at_once` facts in one batch (None: `facts_at_once`), and all edited models of a fact are
+    measured in one batch. Entropy and GE are missing for rules that are not among `measures.generated`. The settings stand
+    in the table's `attrs`. Raises RromeError for a `path` with other settings.
     """
     measures, chosen = measures or Measures(), dict(map(rule_named, rules))
     check_prompts(editor.model, facts)
@@ -64,18 +74,19 @@ def single_edits(
         for batch in batches:
             yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
 
-    settings = study_settings(editor) | chosen_settings(facts, chosen, measures)
+    settings = study_settings(editor) | chosen_settings(facts, chosen, measures) | dict(about or {})
+    path = path or study_path("single_edits", settings, within).with_suffix(".jsonl")
     lengths, at_once = search_lengths(editor.model, facts), at_once or facts_at_once(editor.model.device)
     return record_edits(path, settings, lengths, make, at_once=at_once, progress=progress)
 
 
 def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
-    """What the numbers of a single-edit study owe to the caller's choices, as JSON, for the header of its journal."""
+    """The caller's choices that determine the numbers of a single-edit study, as JSON, for its journal's first line."""
     return {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
 
 
 def facts_at_once(device: torch.device) -> int:
-    """How many facts are best searched in one batch: on a processor they only share the cost of small operations."""
+    """How many facts to search in one batch: on a CPU they only share the cost of small operations."""
     return 4 if device.type == "cpu" else 8
 
 
@@ -112,23 +123,30 @@ def record_edits(
                 for rule in missing[number]:
                     journal.append({"fact": number, "rule": rule, **rows[rule]})
                 shown.update(bool(missing[number]))
-    return _table(journal.rows, wanted)
+    return _table(journal.rows, settings)
 
 
-def read_single_edits(path: str | Path) -> pd.DataFrame:
-    """The table of a study on disk as far as it has come, without a model; RromeError where there is none."""
-    settings, rows = read_journal(path)
-    return _table(rows, ["unedited", *settings["rules"]])
+def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
+    """The table of a study on disk as far as it has come, without a model.
+
+    `path` is a journal, or a folder in which the one study with the `known` settings is found. RromeError where there is none.
+    """
+    path = Path(path)
+    settings, rows = read_journal(find_study("single_edits", path, **known) if path.is_dir() else path)
+    return _table(rows, settings)
 
 
-def _table(rows: Sequence[dict[str, Any]], rules: Sequence[str]) -> pd.DataFrame:
-    order = {rule: place for place, rule in enumerate(rules)}
-    return pd.DataFrame(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
+def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.DataFrame:
+    order = {rule: number for number, rule in enumerate(["unedited", *settings["rules"]])}
+    table = pd.DataFrame(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
+    table.attrs["settings"] = dict(settings)
+    return table
 
 
 def study_settings(editor: Editor) -> dict[str, Any]:
-    """What the numbers of a study owe to its editor, as JSON, for the header of its journal."""
-    return editor.settings
+    """The editor's settings that determine the numbers of a study, as JSON, for the first line of its journal."""
+    dtype = str(editor.model.site.weight.dtype).removeprefix("torch.")
+    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings
 
 
 def measured_edits(
@@ -143,16 +161,15 @@ def _one_fact(solution: Solution, rules: Mapping[str, Rule], measures: Measures)
     """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
     editor, fact, value = solution.editor, solution.fact, solution.value
     updates = {name: solution.update(rule) for name, rule in rules.items()}
-    editions = {"unedited": None, **updates}
-    behind = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
-    pairs = fact_probabilities(editor.model, fact, editions, behind)
-    spoken = ["unedited", *(rule for rule in rules if rule in measures.spoken)]
-    speech = _speech(editor, fact, {rule: editions[rule] for rule in spoken}, measures.n_generated)
+    every = {"unedited": None, **updates}
+    prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
+    pairs = fact_probabilities(editor.model, fact, every, prefixed)
+    generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
+    texts = _texts(editor, fact, {rule: every[rule] for rule in generating}, measures.n_generated)
     if measures.probe is not None:
-        for rule, number in zip(
-            editions, row_perplexities(editor.model, measures.probe, list(editions.values())), strict=True
-        ):
-            speech.setdefault(rule, {})["perplexity"] = number
+        numbers = row_perplexities(editor.model, measures.probe, list(every.values()))
+        for rule, number in zip(every, numbers, strict=True):
+            texts.setdefault(rule, {})["perplexity"] = number
     about = _about(editor, fact, solution.keys) | {"probability": value.probability, "steps": value.steps}
     weight_norm = editor.model.site.weight.norm().item()
     return {
@@ -160,8 +177,8 @@ def _one_fact(solution: Solution, rules: Mapping[str, Rule], measures: Measures)
         | _size(update, weight_norm)
         | fact_metrics(pairs[rule])
         | {"pairs": pairs[rule]}
-        | speech.get(rule, {})
-        for rule, update in editions.items()
+        | texts.get(rule, {})
+        for rule, update in every.items()
     }
 
 
@@ -194,22 +211,22 @@ def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float |
     }
 
 
-def _speech(
-    editor: Editor, fact: Fact, editions: Mapping[str, RankOneUpdate | None], n_tokens: int
+def _texts(
+    editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int
 ) -> dict[str, dict[str, Any]]:
-    """Entropy, GE and the first text per edition, over the fact's generation prompts (none: nothing)."""
+    """Entropy, GE and the first generated text per update, over the fact's generation prompts (none: nothing)."""
     prompts = fact.generation
     if not prompts or not n_tokens:
         return {}
-    places = [(rule, prompt) for rule in editions for prompt in prompts]
-    with rowwise(editor.model, [editions[rule] for rule, _ in places]):
-        texts = generate(editor.model, [prompt for _, prompt in places], n_tokens, seed=editor.seed)
-    said = {rule: texts[n * len(prompts) : (n + 1) * len(prompts)] for n, rule in enumerate(editions)}
+    rows = [(rule, prompt) for rule in updates for prompt in prompts]
+    with rowwise(editor.model, [updates[rule] for rule, _ in rows]):
+        texts = generate(editor.model, [prompt for _, prompt in rows], n_tokens, seed=editor.seed)
+    generated = {rule: texts[n * len(prompts) : (n + 1) * len(prompts)] for n, rule in enumerate(updates)}
     return {
         rule: {
-            "entropy": mean([normalised_entropy(text) for text in said[rule]]),
-            "GE": 100 * mean([ngram_entropy(text) for text in said[rule]]),
-            "text": said[rule][0],
+            "entropy": mean([normalised_entropy(text) for text in generated[rule]]),
+            "GE": 100 * mean([ngram_entropy(text) for text in generated[rule]]),
+            "text": generated[rule][0],
         }
-        for rule in editions
+        for rule in updates
     }

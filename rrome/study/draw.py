@@ -1,0 +1,104 @@
+"""What a study edits and reads: facts drawn with a seed, what their keys predict, held-out probes, and tasks by name."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from ..edit.editor import Editor
+from ..facts.fact import Fact, load_facts
+from ..facts.text import factbook_prose
+from ..measure.glue import glue_task
+from ..measure.tasks import Task, agreement_task, recall_task
+from ..model.model import Model
+from ..model.tokens import subject_position
+from ..store.disk import RromeError
+from ..update.keys import facts_keys
+from ..update.rules import preflight
+
+
+def draw_facts(
+    model: Model, dataset: str, *, n_known: int, n_ordinary: int, n_first_token: int, n_prompts: int = 2, seed: int = 0
+) -> list[Fact]:
+    """Two strata (see `strata`) drawn from the first `n_known` facts of a set, with at most `n_prompts` generation prompts."""
+    ordinary, first = strata(model, load_facts(dataset, n=n_known), n_ordinary, n_first_token, seed=seed)
+    return [replace(fact, generation=fact.generation[:n_prompts]) for fact in ordinary + first]
+
+
+def strata(
+    model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
+) -> tuple[list[Fact], list[Fact]]:
+    """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
+    ordinary: list[Fact] = []
+    first: list[Fact] = []
+    for fact in facts:
+        (first if subject_position(model, fact) == 0 else ordinary).append(fact)
+    for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
+        if n > len(pool):
+            raise RromeError(
+                f"{n} {kind} facts asked, the {len(facts)} facts hold {len(pool)}: ask fewer or give more facts"
+            )
+    draw = random.Random(seed)
+    return draw.sample(ordinary, n_ordinary), draw.sample(first, n_first)
+
+
+def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -> list[Fact]:
+    """`n_edits` facts drawn from the first `n_known` of a set, in an order that the number `order` seeds.
+
+    A longer sequence of the same order begins with the shorter one.
+    """
+    if n_edits > n_known:
+        raise RromeError(f"{n_edits} edits asked, of the first {n_known} facts only: raise n_known")
+    facts = load_facts(dataset, n=n_known)
+    return random.Random(order).sample(facts, len(facts))[:n_edits]
+
+
+def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
+    """What the keys of each fact predict, without a search: cosine, key norms, denominator and amplification per rule.
+
+    `position` is that of the subject's last token in the bare prompt: 0 means that nothing of the prompt stands before it.
+    """
+    rows = []
+    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
+    for fact, keys in zip(facts, every, strict=True):
+        found = preflight(keys, editor.second_moment, fact.subject)
+        row: dict[str, Any] = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
+        row["position"] = subject_position(editor.model, fact)
+        row |= {"cosine": found.cosine, "norm_average": found.norm_average, "norm_original": found.norm_original}
+        row |= {f"denominator_{rule}": number for rule, number in found.denominator.items()}
+        row |= {f"amplification_{rule}": number for rule, number in found.amplification.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def probe(n_characters: int = 600) -> str:
+    """The held-out text, about one country, on which perplexity is measured after a single edit (about 130 tokens)."""
+    return factbook_prose("held-out")[0][:n_characters]
+
+
+def mixed_probe(n_characters: int = 1200) -> str:
+    """The held-out text, a paragraph each about several countries, on which perplexity is measured in a sequence."""
+    return "\n".join(text.split("\n")[0] for text in factbook_prose("held-out"))[:n_characters]
+
+
+def named_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
+    """Downstream tasks by name: "agreement", "recall", or GLUE's sst2, mrpc, cola, rte, with about `n_items` items each.
+
+    GLUE comes from the hub; FOLDER/sst2 reads FOLDER/sst2.jsonl instead. Recall asks only for subjects of which no fact is
+    among the first `n_known` of the set, so none is edited.
+    """
+    edited = {fact.subject for fact in load_facts(dataset, n=n_known)}
+    unedited = [fact for fact in load_facts("world") if fact.subject not in edited]
+    offline = {
+        "agreement": lambda: agreement_task(max(1, n_items // 4)),
+        "recall": lambda: recall_task(unedited, n_items),
+    }
+    tasks: list[Task] = []
+    for name in names:
+        folder, _, task = name.rpartition("/")
+        glue = partial(glue_task, task, folder or "hub", n_per_class=max(1, n_items // 2))
+        tasks.append(offline.get(name, glue)())
+    return tasks
