@@ -23,8 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .. import __version__
+from ..model.edits import Update
 from ..model.model import Model
-from ..model.site import Update
 from ..store.disk import RromeError, atomic, explained, file_sha256
 from ..store.journal import write_journal
 from ..store.progress import quiet_bars

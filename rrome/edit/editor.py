@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from ..facts.fact import Fact
 from ..facts.text import FACTBOOK
+from ..model.edits import Update
 from ..model.load import DEFAULT_MODEL, load
 from ..model.model import Model
-from ..model.site import Update
 from ..model.tokens import check_templates, sample_prefixes
 from ..store.disk import RromeError
 from ..update.keys import Keys, fact_keys
@@ -111,6 +111,10 @@ class Editor:
 
     def values(self, facts: Sequence[Fact]) -> list[Value]:
         """v_e of several facts, each searched for itself but all in one batch: what keeps a GPU busy."""
+        for fact in facts:
+            if not isinstance(fact, Fact):
+                raise RromeError(f"an editor edits a rrome.Fact, not {fact!r}: make one, or Fact.from_record(...)")
+        self.second_moment.check(self.model)
         return find_values(self.model, facts, self.prefixes, self.search, self.leading)
 
     def solve(self, fact: Fact) -> Solution:

@@ -37,6 +37,7 @@ class EditLog:
         if model is None:
             self.settings, self._rows = read_journal(self.folder / LINES)
         else:
+            model.record.refuse_edits("a log of edits in this one", but=model.edits)
             self.settings = {"model": model.fingerprint, "layer": model.layer, **(settings or {})}
             self._journal = Journal(self.folder / LINES, self.settings)
             self._rows = self._journal.rows
@@ -124,6 +125,7 @@ class EditLog:
         n = len(self) if n is None else n
         if not 0 <= n <= len(self):
             raise RromeError(f"the log {self.folder} has {len(self)} edits: cannot replay {n}")
+        model.record.refuse_edits("edits of this log are put in", but=model.edits)
         found = {"model": model.fingerprint, "layer": model.layer}
         for name, value in found.items():
             if self.settings[name] != value:

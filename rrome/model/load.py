@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
 from ..store.progress import quiet_bars
+from .edits import Record
 from .model import Model, wrap
 from .site import blocks_of, find_site
 
@@ -169,7 +170,9 @@ def outline(name: str | Path = DEFAULT_MODEL, *, layer: int | None = None, dtype
         raise RromeError(_no_model(source, error)) from error
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
-    return Model(str(name), lm, tokenizer, find_site(lm, layer), "no weights", published=entry.get("search", {}))
+    return Model(
+        str(name), lm, tokenizer, find_site(lm, layer), Record("no weights", {}), published=entry.get("search", {})
+    )
 
 
 def _numbered(device: str | torch.device) -> str | torch.device:

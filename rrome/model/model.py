@@ -1,4 +1,4 @@
-"""TODO."""
+"""The language model with its tokenizer and edit site, what has been edited in it, and the text that it generates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,30 +8,43 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..store.disk import RromeError
-from .site import Edits, EditSite, blocks_of, find_site
+from ..store.disk import RromeError, digest
+from .edits import Edits, Record, record_of
+from .site import EditSite, blocks_of, find_site
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A causal LM with the place where it is edited.
 
-    `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `fingerprint` a hash of
-    the weights as they were loaded, `origin` where they came from, `published` search settings that the paper used, and
-    `edits` what has been put into W since.
+    `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `origin` where the weights
+    came from, `published` search settings that the paper used. `record` says what has been edited in any layer: there is
+    one for a language model, however often it is wrapped.
     """
 
     name: str
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     site: EditSite
-    fingerprint: str
+    record: Record
     origin: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
-    edits: Edits = field(init=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "edits", Edits(self.site))
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the weights as they were loaded, 16 hex digits."""
+        return self.record.fingerprint
+
+    @property
+    def edits(self) -> Edits:
+        """What has been put into W of l*."""
+        return self.record.edits[self.site.path]
+
+    @property
+    def state(self) -> str:
+        """What keys of l* depend on: the fingerprint, and with it every edit in a layer below l*."""
+        below = [edits.state for edits in self.record.edited if edits.layer < self.layer]
+        return digest(self.fingerprint, below) if below else self.fingerprint
 
     @property
     def converted(self) -> bool:
@@ -88,13 +101,14 @@ def wrap(
     lm.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return Model(name, lm, tokenizer, site, weights_fingerprint(lm), origin or {}, published or {})
+    return Model(name, lm, tokenizer, site, record_of(lm, weights_fingerprint), origin or {}, published or {})
 
 
 def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
-    """A hash (16 hex digits) of names, shapes and evenly spaced samples of all weights: fast even for large models."""
+    """A hash (16 hex digits) of names, shapes, dtype (where it is not float32) and evenly spaced samples of all weights."""
     hasher = hashlib.sha256()
     for name, weight in lm.state_dict().items():
+        hasher.update(b"" if weight.dtype == torch.float32 else str(weight.dtype).encode())
         flat = weight.detach().flatten()
         picked = flat[:: max(1, len(flat) // samples)].float().cpu()
         hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())

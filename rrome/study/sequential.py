@@ -86,8 +86,7 @@ def sequential_edits(
     it was. Raises RromeError for an edited model, other settings or facts in the folder, or a fact that could not be edited
     or measured, before any edit.
     """
-    if len(editor.model.edits):
-        raise RromeError("the model is edited already: revert its edits before a sequential study")
+    editor.model.record.refuse_edits("a sequential study")
     checks, (name, rule) = checks or Checks(), rule_named(rule)
     settings = study_settings(editor) | {"rule": name} | checks.settings | dict(about or {})
     check_prompts(editor.model, facts)

@@ -69,6 +69,7 @@ def single_edits(
     """
     measures, chosen = measures or Measures(), dict(map(rule_named, rules))
     check_prompts(editor.model, facts)
+    editor.model.record.refuse_edits("a study of single edits")
 
     def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
         for batch in batches:

@@ -56,11 +56,12 @@ class SecondMoment:
         return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
 
     def check(self, model: Model) -> None:
-        """RromeError unless this C_0 belongs to the model and its layer."""
-        if (self.fingerprint, self.layer) != (model.fingerprint, model.layer):
+        """RromeError unless this C_0 belongs to the model's layer, as the layers below it are now."""
+        if (self.fingerprint, self.layer) != (model.state, model.layer):
             raise RromeError(
                 f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
-                f"({model.fingerprint}), layer {model.layer}: call second_moment(model, texts) for it"
+                f"({model.state}), layer {model.layer}: call second_moment(model, texts) for it, or revert what was edited in "
+                "a layer below"
             )
 
 
@@ -74,10 +75,14 @@ def second_moment(
 ) -> SecondMoment:
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
+    While a layer below l* is edited, C_0 is that of the edited model and is not cached.
+
     Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
     `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
     """
     windows = _windows(model, texts, n_tokens)
+    model.record.verify()
+    cache = cache and model.state == model.fingerprint
     count = sum(map(len, windows))
     what = {"fingerprint": model.fingerprint, "layer": model.layer, "tokens": count}
     key = f"{model.name.replace('/', '--')}-layer{model.layer}-{count}-{digest(what, windows)}"
@@ -88,7 +93,7 @@ def second_moment(
         if cache:
             with atomic(path) as scratch:
                 save_file({"matrix": matrix}, scratch, metadata={"key": key})
-    return SecondMoment(matrix, count, model.fingerprint, model.layer, key)
+    return SecondMoment(matrix, count, model.state, model.layer, key)
 
 
 def second_moment_from(

@@ -1,0 +1,120 @@
+"""One record of edits for a language model, wherever it is reached from; what an edited model gives is never taken for clean."""
+
+import copy
+
+import pytest
+import torch
+from conftest import make_model
+from facts_for_tests import FACTS, PREFIXES
+from families import FAMILIES
+
+import rrome
+from rrome import EditLog, Editor, RromeError, second_moment
+
+MEASURED = [fact for fact in FACTS if fact.target_true]
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def model(request):
+    """A tiny model of its own for one test."""
+    return make_model(FAMILIES[request.param])
+
+
+@pytest.fixture
+def editor(model, texts):
+    return Editor(model, second_moment(model, texts, None, cache=False), prefixes=PREFIXES)
+
+
+def test_an_edit_is_seen_through_every_handle_of_the_model(model, editor):
+    update = editor.update(FACTS[0], "rome")
+    editor.apply(update)
+    other = rrome.wrap(model.lm, model.tokenizer, 1)
+    for handle in (model.at_layer(2).at_layer(1), other):
+        assert handle.edits.updates == (update,) and handle.edits.distance > 0
+    assert other.fingerprint == model.fingerprint and len(model.at_layer(2).edits) == 0
+    other.edits.take_out(update)
+    assert len(model.edits) == 0 and model.edits.distance == 0
+
+
+def test_undoing_through_one_handle_leaves_the_edits_of_another(model, editor):
+    first, second = (editor.update(fact, "r-rome") for fact in FACTS[:2])
+    editor.apply(first)
+    alone = model.site.weight.clone()
+    other = rrome.wrap(model.lm, model.tokenizer, 1)
+    other.edits.put(second)
+    other.edits.take_out()
+    assert torch.equal(model.site.weight, alone) and model.edits.updates == (first,)
+
+
+def test_a_copy_of_an_edited_model_has_a_record_of_its_own(model, editor):
+    editor.apply(editor.update(FACTS[0], "rome"))
+    copied = rrome.wrap(copy.deepcopy(model.lm), model.tokenizer, 1)
+    copied.edits.take_out()
+    assert len(model.edits) == 1 and len(copied.edits) == 0
+    assert not torch.equal(model.site.weight, copied.site.weight)
+
+
+def test_c_0_of_a_model_edited_below_is_neither_cached_nor_taken_for_the_clean_one(model, editor, texts, no_cache):
+    upper = model.at_layer(2)
+    clean = second_moment(upper, texts, 3000)
+    with editor.applied(editor.update(FACTS[0], "rome")):
+        edited = second_moment(upper, texts, 3000)
+        assert not torch.allclose(edited.matrix, clean.matrix) and edited.fingerprint != clean.fingerprint
+        with pytest.raises(RromeError, match="revert what was edited in a layer below"):
+            Editor(upper, clean, prefixes=PREFIXES)
+        assert Editor(upper, edited, prefixes=PREFIXES).keys(FACTS[0])
+    assert torch.equal(second_moment(upper, texts, 3000).matrix, clean.matrix)
+    with pytest.raises(RromeError, match="this second moment belongs to model"):
+        Editor(upper, edited, prefixes=PREFIXES)
+    assert len(list((no_cache / "second_moments").glob("*"))) == 1
+
+
+def test_an_edit_above_changes_no_key_so_c_0_stays(model, editor, texts):
+    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    with upper.applied(upper.update(FACTS[0], "r-rome")):
+        assert torch.equal(second_moment(model, texts, None, cache=False).matrix, editor.second_moment.matrix)
+
+
+@pytest.mark.parametrize("run", [rrome.single_edits, rrome.sequential_edits])
+def test_a_study_of_a_model_edited_at_another_layer_is_refused(model, editor, texts, tmp_path, run):
+    other = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    other.apply(other.update(FACTS[0], "r-rome"))
+    with pytest.raises(RromeError, match="edited already in layer 2: revert that before"):
+        run(editor, MEASURED[:1], tmp_path / "study")
+    with pytest.raises(RromeError, match="edited already in layer 2"):
+        EditLog(tmp_path / "log", model, {})
+    other.revert()
+    with EditLog(tmp_path / "log", model, {}) as log:
+        log.append(editor.update(FACTS[0], "rome"), FACTS[0])
+    other.apply(other.update(FACTS[0], "r-rome"))
+    with pytest.raises(RromeError, match="edited already in layer 2"):
+        EditLog(tmp_path / "log").replay(model)
+
+
+def test_a_weight_changed_by_hand_is_refused_until_it_is_adopted(model, editor, texts, no_cache, tmp_path):
+    update = editor.update(FACTS[0], "rome")
+    model.site.module.weight.data[3, 5] += 1e-3  # one entry, past torch's version counter
+    for change in (lambda: editor.apply(update), lambda: second_moment(model.at_layer(2), texts, 3000)):
+        with pytest.raises(RromeError, match="something else has changed it.*adopt"):
+            change()
+    with pytest.raises(RromeError, match="something else has changed it"):
+        rrome.single_edits(editor, MEASURED[:1], tmp_path / "study")
+    changed = model.site.weight.clone()
+    model.edits.adopt()
+    with editor.applied(update):
+        assert not torch.equal(model.site.weight, changed)
+    assert torch.equal(model.site.weight, changed)
+    assert model.at_layer(2).state != model.fingerprint  # its keys are not those of the model that was loaded
+    with pytest.raises(RromeError, match="edited already in layer 1"):
+        rrome.sequential_edits(editor, MEASURED[:1], tmp_path / "run")
+
+
+def test_another_dtype_is_another_model(model):
+    half = rrome.wrap(copy.deepcopy(model.lm).to(torch.bfloat16), model.tokenizer, 1)
+    back = rrome.wrap(copy.deepcopy(half.lm).float(), model.tokenizer, 1)
+    assert len({model.fingerprint, half.fingerprint, back.fingerprint}) == 3
+
+
+def test_what_is_not_a_fact_is_refused_by_name(editor):
+    with pytest.raises(RromeError, match=r"edits a rrome.Fact, not \{'subject': 'Italy'\}"):
+        editor.update({"subject": "Italy"}, "rome")
