@@ -114,8 +114,10 @@ def _text_field(line: str, path: Path, number: int) -> str:
 
 def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
     """Whole documents of a hub's data set; where its rows are lines, a document starts at each title " = ... = "."""
-    from datasets import load_dataset  # takes seconds to import
-
+    try:
+        from datasets import load_dataset  # an extra, which takes seconds to import
+    except ImportError as error:
+        raise RromeError(f'{entry["hub"]} is read with the package datasets: pip install "rrome[hub]"') from error
     try:
         rows = load_dataset(entry["hub"], entry["config"], split="train", streaming=True)
         lines: list[str] = []
