@@ -1,6 +1,6 @@
 """rrome: the paper *Rebuilding ROME*, reproduced. The order of the imports is the order in which data flows."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from .store import RromeError
 from .facts import Fact, load_facts

@@ -3,7 +3,6 @@ import http.server
 import json
 import random
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -80,14 +79,3 @@ def test_the_papers_sample_is_rebuilt_from_its_seed():
     sample = paper_sample(facts)
     assert {fact.case_id for fact in sample} == set(order[:5000]) & set(range(0, 21919, 7))
     assert [fact.case_id for fact in sample] == sorted(fact.case_id for fact in sample)
-
-
-SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "counterfact_sample.jsonl"
-
-
-@pytest.mark.skipif(not SAMPLE.exists(), reason="no sample of CounterFact beside this checkout")
-def test_records_of_the_real_counterfact_are_read():
-    facts = load_facts(SAMPLE)
-    assert len(facts) == 1500 and len({fact.relation for fact in facts}) == 34
-    assert all(len(fact.paraphrases) == 2 and len(fact.neighbourhood) == 10 and fact.generation for fact in facts)
-    assert all(fact.rewrite[slice(*fact.subject_span)] == fact.subject for fact in facts)

@@ -2,14 +2,22 @@ from collections import Counter
 
 import pytest
 
-from rrome.facts import world
-from rrome.facts.world import world_facts
-from rrome.store.disk import digest, read_yaml
+from rrome import load_facts
+from rrome.store.disk import digest
+from tools.make_data import DATA, make_data
+from tools.world import read_rules, world_facts
 
 
 @pytest.fixture(scope="module")
 def facts():
-    return world_facts()
+    return load_facts("world")
+
+
+def test_the_data_files_are_made_again_byte_for_byte(tmp_path):
+    made = make_data(tmp_path)
+    assert [path.name for path in made] == ["world.jsonl.bz2", "factbook.jsonl.bz2"]
+    for path in made:
+        assert path.read_bytes() == (DATA / path.name).read_bytes(), f"{path.name}: run python -m tools.make_data"
 
 
 def test_the_set_is_the_same_on_every_machine(facts):
@@ -24,18 +32,17 @@ def test_it_is_large_varied_and_numbered(facts):
     assert len({fact.relation for fact in facts[:20]}) == len(relations)
 
 
-def test_a_record_does_not_depend_on_unrelated_ones(facts, monkeypatch):
-    rules = read_yaml("world.yaml")
+def test_a_record_does_not_depend_on_unrelated_ones(facts):
+    rules = read_rules()
     rules["skip"]["all"] = [*rules["skip"]["all"], "China"]
-    monkeypatch.setattr(world, "read_yaml", lambda _: rules)
-    fewer = {fact.case_id: fact for fact in world_facts()}
+    fewer = {fact.case_id: fact for fact in world_facts(rules)}
     unrelated = [fact for fact in facts if fact.target_true in ("Europe", "Portuguese", "Christianity")]
     assert len(fewer) < len(facts) and len(unrelated) > 300
     assert all(fewer[fact.case_id].to_record() == fact.to_record() for fact in unrelated)
 
 
 def test_every_record_is_complete(facts):
-    sentences = read_yaml("world.yaml")["sentences"]
+    sentences = read_rules()["sentences"]
     for fact in facts:
         plain, after_sentence = fact.paraphrases
         assert len(fact.generation) >= 2 and len(set(fact.neighbourhood)) == 10

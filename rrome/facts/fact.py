@@ -5,10 +5,12 @@ paraphrase prompts      other words for the same question: what should change wi
 neighbourhood prompts   other subjects with the same true answer: what must not change
 """
 
+import bz2
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,12 @@ def json_lines(text: str) -> list[Any]:
     return values
 
 
+def data_records(name: str) -> list[Any]:
+    """The values, one a line, of the compressed data file `rrome/data/<name>`."""
+    packed = resources.files("rrome").joinpath("data", name).read_bytes()
+    return json_lines(bz2.decompress(packed).decode())
+
+
 def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
     """Facts to a .jsonl file in CounterFact's form."""
     lines = (json.dumps(fact.to_record(), ensure_ascii=False) for fact in facts)
@@ -171,9 +179,7 @@ def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int 
     source, a failed download, a bad record, or fewer than n facts.
     """
     if str(source) == "world":
-        from .world import world_facts
-
-        facts = world_facts()
+        facts = [Fact.from_record(record, "the embedded facts") for record in data_records("world.jsonl.bz2")]
     else:
         facts = read_facts(counterfact_file() if str(source) == "counterfact" else source)
     if n is not None and not 0 < n <= len(facts):

