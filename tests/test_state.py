@@ -1,4 +1,4 @@
-"""One record of edits for a language model, wherever it is reached from; what an edited model gives is never taken for clean."""
+"""One record of edits per language model, wherever it is reached from; nothing of an edited model is taken for clean."""
 
 import copy
 
