@@ -57,6 +57,18 @@ def test_perplexity_is_that_of_every_token_but_the_first(tiny):
     assert perplexity(tiny, [text], 5) == pytest.approx(torch.stack(nll[:5]).mean().exp().item(), rel=1e-4)
 
 
+def test_long_texts_are_read_in_windows_that_start_afresh(tiny):
+    text, window = "The old town lies on the river. " * 60, tiny.context
+    ids = tiny.tokenizer(text)["input_ids"]
+    assert window < 512 and 2 * window < len(ids)
+    nll = []
+    for start in range(0, len(ids), window):
+        read = ids[start : start + window]
+        log_probs = naive.run(tiny, read, 0)[0].log_softmax(-1)
+        nll += [-log_probs[at - 1, read[at]] for at in range(1, len(read))]
+    assert perplexity(tiny, [text]) == pytest.approx(torch.stack(nll).mean().exp().item(), rel=1e-4)
+
+
 def test_an_empty_target_and_an_empty_text_are_refused(tiny):
     with pytest.raises(RromeError, match="no tokens of its own"):
         target_nll(tiny, [""], [""])
