@@ -33,7 +33,7 @@ def naive_value(model, fact, templates=tuple(PREFIXES), leading="", **options):
     return naive.value(model, fact, templates, leading, **options)
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)  # each made once; a wider scope would reorder tests across files
 def family(request) -> rrome.Model:
     """The tiny model of every family, for what a family can make different."""
     return model_of(request.param)
