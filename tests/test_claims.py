@@ -4,7 +4,7 @@ import pytest
 
 from rrome import RULES, RromeError
 from rrome.store.disk import read_yaml
-from rrome.study import claims, scorecard
+from rrome.study import claims, memory_errors, scorecard
 from rrome.study.sequential import SequentialRun
 from rrome.study.verdicts import Statement, below, beyond, verdict
 
@@ -145,3 +145,10 @@ def test_the_page_holds_every_statement_and_its_table_is_sound_markdown(as_publi
     rows = [line.replace(r"\|", "") for line in page.splitlines() if line.startswith("| C")]
     assert len(rows) == 10 and {row.count("|") for row in rows} == {4}
     assert pd.read_csv(files[1], keep_default_na=False)["verdict"].tolist() == table["verdict"].tolist()
+
+
+def test_the_algebra_is_exact_where_a_rule_promises_it_and_nowhere_else():
+    """What each rule promises of W', on a random memory."""
+    for rule, errors in memory_errors().items():
+        for key, error in errors.items():
+            assert (error < 1e-4) == (RULES[rule].exact_at == key), (rule, key)

@@ -61,7 +61,7 @@ def test_metrics_of_one_fact_by_hand():
     assert measured == pytest.approx({"ES": 1, "PS": 0.5, "NS": 0.5, "EM": 0.8, "PM": 0.1, "NM": 0.1})
 
 
-def test_efficacy_behind_prefixes_is_counted_apart():
+def test_efficacy_after_prefixes_is_counted_apart():
     measured = fact_metrics({"rewrite": [(0.1, 0.9)], "prefixed": [(0.9, 0.1), (0.9, 0.1), (0.1, 0.9), (0.5, 0.5)]})
     assert (measured["ES"], measured["ES_prefixed"]) == (0, 0.5)
 

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from conftest import naive_value
 from facts_for_tests import FACTS, PREFIXES
 from safetensors.torch import save_file
 
@@ -26,36 +27,37 @@ def test_there_are_eight_rules_and_three_have_names():
     assert all(name == choice.initials for name, choice in list(RULES.items())[3:])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_delta_equals_the_naive_solver(editor, edit, rule):
+def test_delta_equals_the_naive_solver(editor, edit):
     fact, _, _, updates = edit
-    expected = naive.delta_matrix(editor.model, fact, PREFIXES, editor.second_moment.matrix, RULES[rule])
-    assert (updates[rule].matrix() - expected).norm() <= 1e-4 * expected.norm()
+    target = naive_value(editor.model, fact)[0]
+    for rule, update in updates.items():
+        expected = naive.delta_matrix(
+            editor.model, fact, PREFIXES, editor.second_moment.matrix, RULES[rule], target=target
+        )
+        assert (update.matrix() - expected).norm() <= 1e-4 * expected.norm(), rule
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_promised_key_gets_the_value(editor, edit, rule):
+def test_the_promised_key_gets_the_value(editor, edit):
     _, keys, value, updates = edit
-    choice = RULES[rule]
-    with editor.applied(updates[rule]):
-        got = {which: editor.model.site.value(getattr(keys, which)) for which in ("average", "original")}
     weight, _ = naive.weight_and_bias(editor.model)
-    shift = weight @ (getattr(keys, choice.denominator) - getattr(keys, choice.residual))
-    expected = value.target + shift  # zero shift where the rule is exact
-    assert (got[choice.denominator] - expected).norm() <= 1e-3 * value.target.norm()
-    if choice.exact_at:
-        assert (got[choice.exact_at] - value.target).norm() <= 1e-3 * value.target.norm()
-    else:
-        assert shift.norm() > 1e-3 * value.target.norm()
+    for rule, choice in RULES.items():
+        with editor.applied(updates[rule]):
+            got = {which: editor.model.site.value(getattr(keys, which)) for which in ("average", "original")}
+        shift = weight @ (getattr(keys, choice.denominator) - getattr(keys, choice.residual))
+        expected = value.target + shift  # zero shift where the rule is exact
+        assert (got[choice.denominator] - expected).norm() <= 1e-3 * value.target.norm(), rule
+        if choice.exact_at:
+            assert (got[choice.exact_at] - value.target).norm() <= 1e-3 * value.target.norm(), rule
+        else:
+            assert shift.norm() > 1e-3 * value.target.norm(), rule
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_delta_has_rank_one_and_its_norm_is_known_from_the_factors(edit, rule):
-    update = edit[3][rule]
-    singular = torch.linalg.svdvals(update.matrix().double())
-    assert singular[1] <= 1e-6 * singular[0]
-    assert update.norm == pytest.approx(update.matrix().norm().item(), rel=1e-5)
-    assert update.size == pytest.approx(update.norm / update.matrix().numel())
+def test_delta_has_rank_one_and_its_norm_is_known_from_the_factors(edit):
+    for update in edit[3].values():
+        singular = torch.linalg.svdvals(update.matrix().double())
+        assert singular[1] <= 1e-6 * singular[0]
+        assert update.norm == pytest.approx(update.matrix().norm().item(), rel=1e-5)
+        assert update.size == pytest.approx(update.norm / update.matrix().numel())
 
 
 def test_all_rules_agree_when_the_only_prefix_is_the_bare_prompt(tiny, editor):
@@ -65,7 +67,7 @@ def test_all_rules_agree_when_the_only_prefix_is_the_bare_prompt(tiny, editor):
         assert torch.equal(update.left, updates["rome"].left) and torch.equal(update.right, updates["rome"].right)
 
 
-def test_preflight_foretells_denominator_and_size(editor, edit):
+def test_preflight_predicts_denominator_and_size(editor, edit):
     fact, _, _, updates = edit
     ahead = editor.preflight(fact)
     for rule, update in updates.items():
@@ -98,7 +100,7 @@ def test_an_update_saved_before_updates_knew_their_facts_is_read_without_one(tmp
     assert again.notes == {"rule": "rome", "subject": "Rome", "denominator": -0.5, "cosine": 0.25, "fact": None}
 
 
-@pytest.mark.parametrize("rule", ["ROME ", "memit", "", None, 3])
+@pytest.mark.parametrize("rule", ["ROME ", None])
 def test_an_unknown_rule_lists_the_known_ones(rule):
     with pytest.raises(RromeError, match="unknown rule.*rome, r-rome, p-rome"):
         rule_named(rule)
@@ -133,7 +135,7 @@ def test_a_rule_of_ones_own_goes_wherever_a_name_does(editor):
         assert torch.allclose(editor.model.site.value(key), value.target, rtol=1e-3, atol=1e-4)
 
 
-def test_a_rule_without_places_and_one_that_foretells_ruin_are_refused(editor):
+def test_a_rule_without_places_and_one_that_is_likely_to_ruin_are_refused(editor):
     with pytest.raises(NotImplementedError, match="Rule has no method `places`"):
         editor.update(FACTS[0], Rule())
     careful = Editor(editor.model, editor.second_moment, editor.prefixes, max_amplification=1e-9)

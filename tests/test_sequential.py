@@ -1,4 +1,5 @@
-import random
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +16,7 @@ from sequence_to_kill import CHECKS, make_editor, make_facts, run
 from rrome import EditLog, Editor, RankOneUpdate, RromeError
 from rrome.measure.metrics import fact_metrics
 from rrome.measure.scores import fact_probabilities, perplexity
+from rrome.study.collapse import collapse_edit, curve, disabling_edits, survival
 from rrome.study.sequential import Checks, read_sequential, sequential_edits
 
 
@@ -85,15 +88,37 @@ def test_the_model_is_as_it_was_afterwards(editor, tmp_path):
     assert torch.equal(editor.model.site.weight, before) and not editor.applied_updates
 
 
-@pytest.mark.parametrize("point", range(10))
-def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(tmp_path, whole, point):
-    total = lines_of(whole[1])
-    lines = random.Random(point).randint(1, total - 1)
+def stopped(folder, lines, cut):
+    """A run that ends while it writes its journals' line number `lines`, of which the last `cut` bytes do not arrive."""
+    written = []
+
+    def fsync(descriptor):
+        written.append(descriptor)
+        if len(written) == lines:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - cut)
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("rrome.store.journal.os.fsync", fsync)
+        run(folder)
+
+
+# Line 4 is the first checkpoint, 5 and 6 edits, 7 a checkpoint, 12 the last checkpoint, 15 one of five re-tests.
+@pytest.mark.parametrize(("lines", "cut"), [(1, 3), (4, 0), (5, 0), (6, 9), (7, 9), (12, 1), (15, 5)])
+def test_a_run_stopped_at_any_line_ends_as_if_it_had_not_been(tmp_path, whole, lines, cut):
+    stopped(tmp_path, lines, cut)
+    assert lines_of(tmp_path) == lines - bool(cut) < lines_of(whole[1])
+    same(run(tmp_path), whole[0])
+    same_weights(tmp_path, whole[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [6, 12])
+def test_a_killed_process_loses_nothing(tmp_path, whole, lines):
     script = Path(__file__).with_name("sequence_to_kill.py")
     process = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL)
     while process.poll() is None and lines_of(tmp_path) < lines:
         time.sleep(0.0005)
-    time.sleep(random.Random(point).random() / 100)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert lines_of(tmp_path) >= lines
@@ -183,3 +208,44 @@ def test_an_edited_model_and_bad_settings_are_refused(editor, tmp_path):
     with pytest.raises(RromeError, match="tokens is too long for tiny-llama, which reads 2048: 'A ship A ship"):
         sequential_edits(editor, [facts[0], replace(facts[1], paraphrases=("A ship " * 1100,))], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def table_of(perplexities, deltas=None):
+    n = len(perplexities)
+    edits = pd.DataFrame({"edit": range(1, n + 1), "perplexity": perplexities, "delta": deltas or [1.0] * n})
+    return edits.assign(delta_after=edits["delta"].cumsum())
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "edit"),
+    [([10, 11, 19], None), ([10, 21, 12], 2), ([10, 20, 30], 3), ([math.nan, 10], 1), ([10, math.inf], 2)],
+)
+def test_a_run_collapses_when_its_perplexity_doubles(perplexities, edit):
+    assert collapse_edit(table_of(perplexities), unedited=10) == edit
+
+
+def test_without_a_probe_there_is_no_collapse_to_find():
+    with pytest.raises(RromeError, match="give Checks a probe"):
+        collapse_edit(table_of([1]).drop(columns="perplexity"), 1)
+
+
+def test_disabling_edits_are_the_large_ones():
+    assert list(disabling_edits(table_of([1] * 5, [1, 2, 40, 1, 9]))["edit"]) == [3]
+
+
+def test_a_curve_starts_at_the_unedited_model():
+    points = pd.DataFrame(
+        {"edits": [0, 2], "delta": [0, 2.0], "perplexity": [5, 7], "task": [0.9, 0.8], "texts": [[], []]}
+    )
+    table = curve(table_of([1, 2]), points)
+    assert list(table["edits"]) == [0, 1, 2] and list(table["delta"]) == [0, 1, 2]
+    assert list(table["perplexity"]) == [5, 1, 2]
+    assert table.loc[0, "task"] == 0.9 and np.isnan(table.loc[1, "task"]) and "texts" not in table
+
+
+def test_survival_by_hand():
+    """Four runs: collapse at 2 and 5, two ended alive after 10 edits."""
+    runs = pd.DataFrame({"rule": "rome", "collapse": [2, 5, np.nan, np.nan], "edits": 10})
+    table = survival(runs).set_index("edits")
+    assert list(table["survived"]) == [1, 0.75, 0.5, 0.5] and list(table.index) == [0, 2, 5, 10]
+    assert (table["low"].dropna() <= table.loc[table["low"].notna(), "survived"]).all()

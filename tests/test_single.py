@@ -11,11 +11,14 @@ import study_to_kill
 import torch
 from facts_for_tests import FACTS
 
-from rrome import RULES, Editor, RromeError, study
+from rrome import RULES, Editor, Fact, RromeError, study
 from rrome.measure.metrics import fact_metrics
 from rrome.measure.scores import fact_probabilities, perplexity
+from rrome.model.tokens import read_row
 from rrome.study import Measures, examples
 from rrome.update import rules
+
+SHORT = Measures(n_generated=4)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,13 @@ def facts():
         "generation": ("The town",),
     }
     return [replace(fact, target_true="Paris", case_id=n, **prompts) for n, fact in enumerate(FACTS[:2])]
+
+
+@pytest.fixture(scope="module")
+def whole(editor, facts, tmp_path_factory):
+    """An uninterrupted study and its journal."""
+    path = tmp_path_factory.mktemp("whole") / "study.jsonl"
+    return study.single_edits(editor, facts, path, measures=SHORT), path
 
 
 def same(one, other):
@@ -65,32 +75,32 @@ def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     assert sorted(fact.case_id for fact in searches) == [0, 1]
 
 
-@pytest.mark.parametrize("lines", [0, 1, 4, 9, 10, 15, 18])
-def test_a_study_killed_at_any_line_ends_as_if_it_had_not_been(editor, facts, tmp_path, lines):
-    whole = study.single_edits(editor, facts, tmp_path / "whole.jsonl", measures=Measures(n_generated=4))
-    content = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+# after the settings, within a fact, at its end, at the end of the study: always with a torn line more
+@pytest.mark.parametrize("lines", [0, 4, 9, 18])
+def test_a_study_stopped_at_any_line_ends_as_if_it_had_not_been(editor, facts, whole, tmp_path, lines):
+    table, path = whole
+    content = path.read_text().splitlines(keepends=True)
     torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
-    (tmp_path / "killed.jsonl").write_text(torn)
-    same(study.single_edits(editor, facts, tmp_path / "killed.jsonl", measures=Measures(n_generated=4)), whole)
+    (tmp_path / "stopped.jsonl").write_text(torn)
+    same(study.single_edits(editor, facts, tmp_path / "stopped.jsonl", measures=SHORT), table)
 
 
-@pytest.mark.parametrize("lines", [2, 17, 30])
-def test_a_killed_process_loses_nothing(tmp_path, lines):
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing(tmp_path):
     journal = tmp_path / "killed.jsonl"
     script = Path(__file__).with_name("study_to_kill.py")
     process = subprocess.Popen([sys.executable, script, journal], stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 17):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     same(study_to_kill.study(journal), study_to_kill.study(tmp_path / "whole.jsonl"))
 
 
-def test_facts_searched_in_one_batch_give_the_same_table(editor, facts, tmp_path):
-    measures = Measures(n_generated=4)
-    one = study.single_edits(editor, facts, tmp_path / "one.jsonl", measures=measures, at_once=1)
-    two = study.single_edits(editor, facts, tmp_path / "two.jsonl", measures=measures, at_once=2)
-    pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-3, atol=1e-5)
+def test_facts_searched_one_by_one_or_in_one_batch_give_the_same_table(editor, facts, whole, tmp_path):
+    for at_once in (1, 2):
+        table = study.single_edits(editor, facts, tmp_path / f"{at_once}.jsonl", measures=SHORT, at_once=at_once)
+        pd.testing.assert_frame_equal(table, whole[0], check_exact=False, rtol=1e-3, atol=1e-5)
 
 
 def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(editor, facts, tmp_path, monkeypatch):
@@ -107,19 +117,18 @@ def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(e
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
 
 
-def test_a_finished_study_is_only_read(editor, facts, tmp_path, monkeypatch):
-    whole = study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+def test_a_finished_study_is_only_read(editor, facts, whole, monkeypatch):
+    table, path = whole
     monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
-    same(study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4)), whole)
-    same(study.read_single_edits(tmp_path / "study.jsonl"), whole)
+    same(study.single_edits(editor, facts, path, measures=SHORT), table)
+    same(study.read_single_edits(path), table)
 
 
-def test_a_changed_setting_is_refused(editor, facts, tmp_path):
-    study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+def test_a_changed_setting_is_refused(editor, facts, whole):
     with pytest.raises(RromeError, match="n_generated: 4 there, 5 now"):
-        study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", measures=Measures(n_generated=5))
+        study.single_edits(editor, facts, whole[1], measures=replace(SHORT, n_generated=5))
     with pytest.raises(RromeError, match="facts: "):
-        study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=4))
+        study.single_edits(editor, facts[:1], whole[1], measures=SHORT)
 
 
 def test_facts_without_a_true_answer_are_named(editor, tmp_path):
@@ -127,11 +136,7 @@ def test_facts_without_a_true_answer_are_named(editor, tmp_path):
         study.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
 
 
-def test_named_rules_are_rules():
-    assert set(rules.NAMED_RULES) <= set(rules.RULES)
-
-
-def test_perplexity_and_efficacy_behind_prefixes_are_measured_per_edit(editor, facts, tmp_path):
+def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, facts, tmp_path):
     measures = Measures(n_generated=0, probe="The old town lies on the river.", test_prefixes=["A ship. {}", "So. {}"])
     table = study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
     update = editor.update(facts[0], "rome")
@@ -149,3 +154,20 @@ def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_
         Measures(generated=["memit"])
     with pytest.raises(RromeError, match="exactly one"):
         Measures(test_prefixes=["no hole"])
+
+
+def test_preflights_are_one_row_per_fact(editor):
+    table = study.preflights(editor, FACTS)
+    assert list(table["subject"]) == [fact.subject for fact in FACTS]
+    assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
+    assert table["position"].iloc[0] == read_row(editor.model, FACTS[0]).subject
+
+
+def test_strata_are_seeded_and_told_apart_by_position(tiny):
+    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
+    ordinary, first = study.strata(tiny, facts, 2, 2, seed=1)
+    assert {fact.subject for fact in ordinary} == {"Bill Gates", "The old town"}
+    assert {fact.subject for fact in first} <= {"I", "A", "O"} and len(first) == 2
+    assert (ordinary, first) == study.strata(tiny, facts, 2, 2, seed=1)
+    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
+        study.strata(tiny, facts, 9, 1)

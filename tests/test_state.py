@@ -27,9 +27,10 @@ def editor(model, texts):
 
 def test_an_edit_is_seen_through_every_handle_of_the_model(model, editor):
     update = editor.update(FACTS[0], "rome")
+    before = rrome.wrap(model.lm, model.tokenizer, 1)
     editor.apply(update)
     other = rrome.wrap(model.lm, model.tokenizer, 1)
-    for handle in (model.at_layer(2).at_layer(1), other):
+    for handle in (model, before, model.at_layer(2).at_layer(1), other):
         assert handle.edits.updates == (update,) and handle.edits.distance > 0
     assert other.fingerprint == model.fingerprint and len(model.at_layer(2).edits) == 0
     other.edits.take_out(update)

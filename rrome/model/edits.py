@@ -191,13 +191,13 @@ class Record:
 def record_of(lm: PreTrainedModel, fingerprint: Callable[[PreTrainedModel], str]) -> Record:
     """The one record of a language model, which goes with it wherever it is wrapped; made when there is none.
 
-    It is made anew, with the weights as they are, while no W is edited.
+    While no W is edited, wrapping the model again takes its weights as they are then.
     """
-    record = vars(lm).get("rrome_record")
-    if record is None or not record.edited:
+    record = vars(lm).setdefault("rrome_record", Record("", {}))
+    if not record.edited:
         sites = [site for site in map(partial(_site_or_none, lm), range(len(blocks_of(lm)))) if site]
-        record = Record(fingerprint(lm), {site.path: Edits(site) for site in sites})
-        vars(lm)["rrome_record"] = record
+        record.fingerprint = fingerprint(lm)
+        record.edits.update({site.path: Edits(site) for site in sites})
     return record
 
 

