@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import bootstrap
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from ..store.disk import RromeError
@@ -25,8 +25,7 @@ def words_of(text: str) -> list[str]:
 
 def entropy(counts: Collection[int]) -> float:
     """Shannon entropy in bits of a distribution given by counts; 0 for none."""
-    total = sum(counts)
-    return sum(-count / total * math.log2(count / total) for count in counts if count) if total else 0.0
+    return float(stats.entropy(list(counts), base=2)) if sum(counts) else 0.0
 
 
 def normalised_entropy(text: str) -> float:
@@ -78,8 +77,7 @@ def mean(numbers: Sequence[float]) -> float:
 
 def score(es: ArrayLike, ps: ArrayLike, ns: ArrayLike) -> Any:
     """S: the harmonic mean of ES, PS and NS, of numbers or element by element; 0 where one of them is 0."""
-    with np.errstate(divide="ignore"):
-        return 3 / sum(1 / np.asarray(share, dtype=float) for share in (es, ps, ns))
+    return stats.hmean(np.asarray([es, ps, ns], dtype=float), axis=0)
 
 
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
@@ -98,7 +96,7 @@ def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *
     value = float(statistic(*arrays, axis=-1))
     if min(map(len, arrays)) < 2:
         return value, np.nan, np.nan
-    found = bootstrap(
+    found = stats.bootstrap(
         arrays, statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
     )
     return value, float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,4 +1,4 @@
-"""The style of all figures, and one way to save figures and tables: picture, data, and provenance beside them."""
+"""The style of all figures, and the one way to save a figure, a table or a page: with its data and its provenance."""
 
 import contextlib
 import json
@@ -12,72 +12,112 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import psutil
 import torch
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from ..edit.editor import Editor
 from ..measure.metrics import COLUMNS
 from ..store.disk import atomic
 
-PACKAGES = ("rrome", "torch", "transformers", "tokenizers", "numpy")
+# Each rule has one name, and one colour, marker, dash and hatch, told apart also in print and by the colour-blind. A rule's
+# colour means that rule and nothing else; whatever is no rule takes the colours of SERIES.
+NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME", "aao": "aao"}
+COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73", "aao": "#CC79A7"}
+MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^", "aao": "D"}
+DASHES = {"unedited": (1, 1), "rome": "", "r-rome": (4, 1.5), "p-rome": (6, 1.5, 1, 1.5), "aao": (1.5, 1)}
+HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "....", "aao": "xxxx"}
+SERIES = ("#332288", "#999933", "#882255", "#8B6B4A", "#444444", "#A8A8F0")
+
+# seaborn's keywords: points and lines by rule
+BY_RULE = {"hue": "rule", "style": "rule", "palette": COLOURS, "markers": MARKERS}
+LINES = {**BY_RULE, "dashes": DASHES, "markeredgecolor": "auto"}
+
+# seaborn's keywords that draw a value with an interval that is known already; see `with_interval`
+INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.min(), three.max())}
 
 
-def provenance(editor: Editor | None = None, **settings: Any) -> dict[str, Any]:
-    """A JSON-able record: an editor's model, C_0, prefixes and search, settings, versions, commit, device and time.
-
-    `run_seconds` counts from the start of this process (in a notebook: its kernel).
-    """
-    record = {"settings": settings, **({} if editor is None else _of_editor(editor))}
-    record["versions"] = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    record["git_commit"] = git_commit()
-    record["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
-    record["run_seconds"] = round(time.time() - psutil.Process().create_time(), 1)
-    return record
+def with_interval(table: pd.DataFrame, value: str, low: str = "low", high: str = "high") -> pd.DataFrame:
+    """The table three times: with the value, the low and the high end in column `value`."""
+    return pd.concat([table.assign(**{value: table[column]}) for column in (value, low, high)], ignore_index=True)
 
 
-def git_commit(folder: Path | None = None) -> str | None:
-    """The commit of the checkout that holds the package, with "+changes" when its code differs; None outside git."""
-    folder = folder or Path(__file__).parent
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--", "*.py", "*.yaml") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Inside, figures are drawn in the kit's one style; after it pyplot forgets them, else a notebook shows some twice."""
+    before, state = plt.get_fignums(), np.random.get_state()
+    with resources.as_file(resources.files("rrome") / "data" / "rrome.mplstyle") as path, plt.style.context(path):
+        np.random.seed(0)  # seaborn spreads points with NumPy's global generator
+        yield
+    np.random.set_state(state)
+    for number in set(plt.get_fignums()) - set(before):
+        plt.close(number)
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def legend(panel: Axes, **options: Any) -> None:
+    """A small legend without a title, rules by their names."""
+    handles, labels = panel.get_legend_handles_labels()
+    panel.legend(handles, [NAMES.get(label, label) for label in labels], **({"fontsize": 7.5} | options))
 
 
-def _of_editor(editor: Editor) -> dict[str, Any]:
-    model = editor.model
-    return {
-        "model": {"name": model.name, "fingerprint": model.fingerprint, **model.origin},
-        "layer": model.layer,
-        "dtype": str(model.site.weight.dtype).removeprefix("torch."),
-        "device": _device_name(model.device),
-        "second_moment": {"key": editor.second_moment.key, "tokens": editor.second_moment.count},
-        "seed": editor.seed,
-        "leading": editor.leading,
-        "prefixes": list(editor.prefixes),
-        "search": vars(editor.search),
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook with its alternative text, for who cannot see it; the book shows it too."""
+    display(figure, metadata={"image/png": {"alt": alt}})
+
+
+def save(
+    contents: Mapping[str, str | Callable[[Path], Any]],
+    table: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    *,
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Write NAME.csv (the table), NAME and each suffix of `contents` (a text, or what writes it to a path), and NAME.json
+    (provenance), each file whole or not at all."""
+    record = json.dumps({"figure": name, "rows": len(table), **provenance}, indent=2, ensure_ascii=False) + "\n"
+    everything = {".csv": table.to_csv(index=False, lineterminator="\n"), **contents, ".json": record}
+    files = [Path(folder) / f"{name}{suffix}" for suffix in everything]
+    for file, content in zip(files, everything.values(), strict=True):
+        with atomic(file) as scratch:
+            if isinstance(content, str):
+                scratch.write_text(content, encoding="utf-8")
+            else:
+                content(scratch)
+    return files
+
+
+def save_figure(
+    figure: Figure, table: pd.DataFrame, name: str, folder: str | Path, *, alt: str, provenance: Mapping[str, Any]
+) -> list[Path]:
+    """Write NAME.csv, .png, .pdf and .json (provenance with the alternative text)."""
+    pictures: dict[str, Callable[[Path], Any]] = {
+        ".png": partial(figure.savefig, format="png", metadata={"Description": alt}),
+        ".pdf": partial(figure.savefig, format="pdf", metadata={"CreationDate": None, "Title": alt}),
     }
+    with style():
+        return save(pictures, table, name, folder, provenance={"alt": alt, **provenance})
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def save_table(
+    table: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    *,
+    published: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Write a table of metrics: NAME.csv (numbers with _low and _high), .md, .tex and .json (provenance)."""
+    latex = as_text(table, published, mark=r"\textbf{{{}}}").style
+    pages = {
+        ".md": as_text(table, published, mark="**{}**").to_markdown() + "\n",
+        ".tex": latex.to_latex(hrules=True, column_format="l" + "r" * len(COLUMNS)),
+    }
+    return save(pages, table, name, folder, provenance=provenance)
 
 
 def best_rules(table: pd.DataFrame) -> dict[str, str]:
@@ -88,13 +128,11 @@ def best_rules(table: pd.DataFrame) -> dict[str, str]:
 
 def as_text(table: pd.DataFrame, published: Mapping[str, Any] | None = None, mark: str = "{}") -> pd.DataFrame:
     """Cells as "mean [low, high]", the best of a column put into `mark`; published rows, if given, stand below."""
-    best = best_rules(table)
-    rows = {}
+    best, rows = best_rules(table), {}
     for row in table.to_dict("records"):
         cells = {name: _cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in COLUMNS}
-        rows[NAMES.get(row["rule"], row["rule"])] = {
-            name: mark.format(cell) if best.get(name) == row["rule"] else cell for name, cell in cells.items()
-        }
+        cells |= {name: mark.format(cells[name]) for name, rule in best.items() if rule == row["rule"]}
+        rows[NAMES.get(row["rule"], row["rule"])] = cells
     published = published or {}
     for rule, numbers in published.get("table", {}).items():
         rows[f"{NAMES[rule]}, {published['model']} (published)"] = {name: f"{numbers[name]:.2f}" for name in COLUMNS}
@@ -109,81 +147,51 @@ def _cell(value: float, low: float, high: float) -> str:
 
 def styled(table: pd.DataFrame, published: Mapping[str, Any] | None = None) -> Styler:
     """The table for a notebook: best of each column bold, published rows in italics."""
-    cells = as_text(table, published)
     best = {name: NAMES.get(rule, rule) for name, rule in best_rules(table).items()}
 
-    def weights(column: pd.Series) -> list[str]:
-        return ["font-weight: bold" if best.get(column.name) == rule else "" for rule in column.index]
+    def looks(row: pd.Series) -> list[str]:
+        slant = "font-style: italic; opacity: 0.8;" if "published" in row.name else ""
+        return [slant + ("font-weight: bold" if best.get(name) == row.name else "") for name in row.index]
 
-    def slant(row: pd.Series) -> list[str]:
-        return ["font-style: italic; opacity: 0.8" if "published" in row.name else ""] * len(row)
-
-    return cells.style.apply(weights, axis=0).apply(slant, axis=1)
+    return as_text(table, published).style.apply(looks, axis=1)
 
 
-def save_table(
-    table: pd.DataFrame,
-    name: str,
-    folder: str | Path,
-    *,
-    published: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any],
-) -> list[Path]:
-    """Write NAME.csv (numbers with _low and _high), .md, .tex and .json (provenance), each whole or not at all."""
-    latex = as_text(table, published, mark=r"\textbf{{{}}}").style.to_latex(
-        hrules=True, column_format="l" + "r" * len(COLUMNS)
-    )
-    contents = {
-        ".csv": table.to_csv(index=False, lineterminator="\n"),
-        ".md": as_text(table, published, mark="**{}**").to_markdown() + "\n",
-        ".tex": latex,
-        ".json": json.dumps({"figure": name, "rows": len(table), **provenance}, indent=2, ensure_ascii=False) + "\n",
+def provenance(editor: Any = None, **settings: Any) -> dict[str, Any]:
+    """A JSON-able record: an editor's model, C_0, prefixes and search, settings, versions, commit, device and time.
+
+    `run_seconds` counts from the start of this process (in a notebook: its kernel).
+    """
+    packages = ("rrome", "torch", "transformers", "tokenizers", "numpy")
+    record = {"settings": settings, **({} if editor is None else _of_editor(editor))}
+    record["versions"] = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    record["git_commit"] = git_commit()
+    record["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    record["run_seconds"] = round(time.time() - psutil.Process().create_time(), 1)
+    return record
+
+
+def _of_editor(editor: Any) -> dict[str, Any]:
+    model, moment = editor.model, editor.second_moment
+    on_gpu = model.device.type == "cuda"
+    return {
+        "model": {"name": model.name, "fingerprint": model.fingerprint, **model.origin},
+        "layer": model.layer,
+        "dtype": str(model.site.weight.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
+        "second_moment": {"key": moment.key, "tokens": moment.count},
+        "seed": editor.seed,
+        "leading": editor.leading,
+        "prefixes": list(editor.prefixes),
+        "search": vars(editor.search),
     }
-    files = []
-    for suffix, content in contents.items():
-        files.append(Path(folder) / f"{name}{suffix}")
-        with atomic(files[-1]) as scratch:
-            scratch.write_text(content, encoding="utf-8")
-    return files
 
 
-# One colour and one second channel (marker, hatch) per rule, told apart also in print and by the colour-blind.
-COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73", "aao": "#CC79A7"}
-HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "....", "aao": "xxxx"}
-MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^", "aao": "D"}
-DASHES = {"unedited": ":", "rome": "-", "r-rome": "--", "p-rome": "-.", "aao": (0, (1, 1))}
-NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME", "aao": "aao"}
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Inside, figures are drawn in the kit's one style; after it pyplot forgets them, else a notebook shows some twice."""
-    before = plt.get_fignums()
-    with resources.as_file(resources.files("rrome") / "data" / "rrome.mplstyle") as path, plt.style.context(path):
-        yield
-    for number in set(plt.get_fignums()) - set(before):
-        plt.close(number)
-
-
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook with its alternative text, for who cannot see it; the book shows it too."""
-    display(figure, metadata={"image/png": {"alt": alt}})
-
-
-def save_figure(
-    figure: Figure, table: pd.DataFrame, name: str, folder: str | Path, *, alt: str, provenance: dict[str, Any]
-) -> list[Path]:
-    """Write NAME.png, .pdf, .csv and .json (provenance with the alternative text), each whole or not at all."""
-    folder = Path(folder)
-    record = {"figure": name, "alt": alt, "rows": len(table), **provenance}
-    writers: dict[str, Callable[[Any], Any]] = {
-        ".png": partial(figure.savefig, format="png", metadata={"Description": alt}),
-        ".pdf": partial(figure.savefig, format="pdf", metadata={"CreationDate": None, "Title": alt}),
-        ".csv": partial(table.to_csv, index=False, lineterminator="\n"),
-        ".json": lambda path: Path(path).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
-    }
-    with style():
-        for suffix, write in writers.items():
-            with atomic(folder / f"{name}{suffix}") as scratch:
-                write(scratch)
-    return [folder / f"{name}{suffix}" for suffix in writers]
+def git_commit(folder: Path | None = None) -> str | None:
+    """The commit of the checkout that holds the package, with "+changes" when its code differs; None outside git."""
+    git = ["git", "-C", str(folder or Path(__file__).parent)]
+    ask = partial(subprocess.run, check=True, capture_output=True, text=True)
+    try:
+        commit = ask([*git, "rev-parse", "HEAD"]).stdout.strip()
+        return commit + ("+changes" if ask([*git, "status", "--porcelain", "--", "*.py", "*.yaml"]).stdout else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
