@@ -12,8 +12,7 @@ import pandas as pd
 from ..edit.editor import Editor
 from ..facts.fact import Fact, load_facts
 from ..facts.text import FACTBOOK, factbook_prose
-from ..measure.glue import glue_task
-from ..measure.tasks import Task, agreement_task, recall_task
+from ..measure.tasks import Task, agreement_task, glue_task, recall_task
 from ..model.load import load
 from ..model.model import Model
 from ..model.tokens import BARE, sample_prefixes
