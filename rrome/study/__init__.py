@@ -4,7 +4,7 @@ from .ahead import preflights, strata
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
-from .examples import compute_updates, in_numbers, sizes, what_it_says
+from .examples import compute_updates, in_numbers, playground, sizes, what_it_says
 from .footprint import footprint
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
 from .protocol import (
@@ -41,6 +41,7 @@ __all__ = [
     "layer_table",
     "leading_edits",
     "memory_errors",
+    "playground",
     "preflights",
     "read_sequential",
     "read_single_edits",
