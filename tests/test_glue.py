@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rrome import RromeError
-from rrome.measure import glue
-from rrome.measure.glue import GlueTask, glue_task, read_answer, weighted_f1
+from rrome.measure import tasks
+from rrome.measure.tasks import GlueTask, glue_task, read_answer, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},
@@ -74,10 +74,10 @@ def test_weighted_f1_by_hand():
 
 def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_threshold(tiny_llama, monkeypatch):
     task = GlueTask("test", (), ("A", "B", "C", "D"), (0, 0, 1, 1), ("no", "yes"), 3)
-    monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
+    monkeypatch.setattr(tasks, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
     odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
     nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
-    monkeypatch.setattr(glue, "target_nll", lambda *_: torch.tensor(nll))
+    monkeypatch.setattr(tasks, "target_nll", lambda *_: torch.tensor(nll))
     assert task.scores(tiny_llama) == {"test": pytest.approx(task.floor), "test_auc": 0.75}
 
 

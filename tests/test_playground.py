@@ -2,7 +2,6 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-import ipywidgets
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +9,7 @@ from facts_for_tests import FACTS
 
 from rrome import RULES, Editor, RromeError
 from rrome.measure.scores import perplexity, target_nll
-from rrome.study.playground import Playground
+from rrome.study import playground
 
 FACT = replace(
     FACTS[0], paraphrases=("Rome. Italy lies in",), neighbourhood=("Paris is in",), generation=("The old <town>",)
@@ -19,25 +18,25 @@ PROBE = "The old town lies on the river."
 
 
 @pytest.fixture
-def playground(editor):
-    yield Playground(editor, probe=PROBE, examples=[FACT, FACTS[1]], n_generated=4)
+def form(editor):
+    yield playground(editor, [FACT, FACTS[1]], probe=PROBE, n_generated=4)
     editor.model.edits.set(())
 
 
-def press(playground, label):
-    def buttons(box):
-        for child in getattr(box, "children", ()):
-            yield from [child] if isinstance(child, ipywidgets.Button) else buttons(child)
+def go(form, **values):
+    """The page after these values are put into the fields and the button is pressed."""
+    fields = {widget._kwarg: widget for widget in form.kwargs_widgets}
+    for name, value in values.items():
+        fields[name].value = value
+    form.manual_button.click()
+    return form.result and form.result.data
 
-    next(button for button in buttons(playground.app) if button.description == label).click()
 
-
-def tables(playground):
-    """The tables on the page, numbers as numbers; the page is well-formed but for control characters a model may say."""
-    printable = re.sub(r"[\x00-\x08\x0b-\x1f]", "", playground.result.value)
-    page = ElementTree.fromstring(f"<page>{printable}</page>")
+def tables(page):
+    """The tables on a page, numbers as numbers; the page is well-formed but for control characters a model may generate."""
+    printable = re.sub(r"[\x00-\x08\x0b-\x1f]", "", page)
     found = []
-    for table in page.iter("table"):
+    for table in ElementTree.fromstring(f"<page>{printable}</page>").iter("table"):
         head, *rows = [[cell.text for cell in row] for row in table.iter("tr")]
         frame = pd.DataFrame([row[1:] for row in rows], [row[0] for row in rows], head[1:])
         found.append(frame.map(lambda text: float(text) if re.fullmatch(r"[-+.e\d]+", text) else text))
@@ -48,117 +47,63 @@ def tables(playground):
 def searches(monkeypatch):
     """The searches made from now on."""
     made, search = [], Editor.values
-    monkeypatch.setattr(Editor, "values", lambda self, facts: made.append(facts) or search(self, facts))
+    monkeypatch.setattr(Editor, "values", lambda self, facts: made.append(facts[0]) or search(self, facts))
     return made
 
 
-def test_the_first_example_stands_in_the_fields_and_another_can_be_picked(playground):
-    assert playground.fact == FACT
-    playground.example.value = FACTS[1]
-    assert playground.fact == FACTS[1]
-
-
-def test_preflight_names_every_rule_and_changes_nothing(playground, editor):
-    before = editor.model.site.weight.clone()
-    press(playground, "Preflight")
-    (table,) = tables(playground)
+def test_preflight_makes_no_search_and_its_verdict_follows_the_amplification(form, editor, searches, monkeypatch):
+    (table,) = tables(go(form, step="preflight"))
     ahead = editor.preflight(FACT)
-    assert list(table.index) == list(RULES)
-    assert table["amplification"].to_dict() == pytest.approx(ahead.amplification, rel=0.01)
+    assert table["amplification"].to_dict() == pytest.approx(ahead.amplification, rel=0.01) and not searches
     assert table["denominator"].to_dict() == pytest.approx(ahead.denominator, rel=0.01)
-    assert f"cosine of the two keys is {ahead.cosine:.2f}" in playground.result.value
-    assert torch.equal(editor.model.site.weight, before)
-
-
-def test_the_verdict_follows_the_amplification(playground, monkeypatch):
-    ahead = playground.editor.preflight(FACT)
     one_key = min(ahead.amplification["r-rome"], ahead.amplification["p-rome"])
     wild = replace(ahead, amplification=dict.fromkeys(RULES, one_key) | {"rome": 6 * one_key, "aoa": 4 * one_key})
     monkeypatch.setattr(Editor, "preflight", lambda self, fact: wild)
-    for rule, words in (("rome", "likely to disable the model"), ("aoa", "of an ordinary size")):
-        playground.rule.value = rule
-        playground.preflight()
-        assert f"Under {rule} the edit is <strong>{words}" in playground.result.value
-    likely = tables(playground)[0]["the edit is"].str.startswith("likely")
+    likely = tables(go(form))[0]["the edit is"].str.startswith("likely")
     assert list(likely[likely].index) == ["rome"]
 
 
-def test_edits_are_applied_counted_and_undone_bit_for_bit(playground, editor):
+def test_edits_are_applied_listed_and_undone_bit_for_bit(form, editor):
     before = editor.model.site.weight.clone()
-    press(playground, "Edit")
-    assert "1 edit in the model" in playground.state.value and not torch.equal(editor.model.site.weight, before)
+    assert "model: 1<" in go(form, step="edit") and not torch.equal(editor.model.site.weight, before)
     after_one = editor.model.site.weight.clone()
-    assert "Italy is located in the continent of → Antarctica under r-rome" in playground.state.value
-    playground.fill(FACTS[1], "p-rome")
-    press(playground, "Edit")
-    assert "2 edits in the model" in playground.state.value and "p-rome" in playground.state.value
-    press(playground, "Undo last")
+    page = go(form, example=FACTS[1], rule="p-rome")  # the other example stands in the fields now
+    assert "model: 2<" in page and f"{FACT.rewrite} → Antarctica under r-rome" in page
+    assert f"{FACTS[1].rewrite} → {FACTS[1].target_new} under p-rome" in page
+    go(form, step="undo last")
     assert torch.equal(editor.model.site.weight, after_one)
-    press(playground, "Undo all")
-    assert "0 edits in the model" in playground.state.value and torch.equal(editor.model.site.weight, before)
+    assert "model: 0<" in go(form, step="undo all") and torch.equal(editor.model.site.weight, before)
+    assert "Not done" in go(form, step="undo last")
 
 
-def test_what_is_shown_is_what_the_models_before_and_after_do(playground, editor):
+def test_what_is_shown_is_what_the_models_before_and_after_do(form, editor):
     def measured():
         nll = target_nll(editor.model, [FACT.rewrite] * 2, [FACT.target_new, FACT.target_true])
         return [*nll.neg().exp().tolist(), perplexity(editor.model, [PROBE])]
 
-    before = measured()
-    playground.edit()
-    numbers, words = tables(playground)
+    weight, before = editor.model.site.weight.clone(), measured()
+    _, compared, _ = tables(go(form, step="compare", rule="oao"))
+    assert list(compared) == ["before", "rome", "r-rome", "p-rome", "oao"]
+    assert torch.equal(editor.model.site.weight, weight)
+    _, numbers, texts = tables(go(form, step="edit"))
     (update,) = editor.applied_updates
     assert list(numbers.index) == ["‖Δ‖ (Frobenius)", "p(new answer)", "p(true answer)", "ES", "PS", "NS", "perplexity"]
     shown = numbers.loc[["p(new answer)", "p(true answer)", "perplexity"]]
     assert list(shown["before"]) == pytest.approx(before, rel=0.01)
-    assert list(shown["after"]) == pytest.approx(measured(), rel=0.01)
-    assert numbers.loc["‖Δ‖ (Frobenius)", "after"] == pytest.approx(update.norm, rel=0.01)
-    assert list(words.index) == [FACT.rewrite, *FACT.generation] and list(words) == ["before", "after"]
+    assert list(shown["oao"]) == pytest.approx(measured(), rel=0.01)
+    assert numbers.loc["‖Δ‖ (Frobenius)", "oao"] == pytest.approx(update.norm, rel=0.01)
+    assert list(texts.index) == [FACT.rewrite, *FACT.generation]
     editor.model.edits.set(())
-    assert torch.allclose(update.matrix(), editor.update(FACT, "r-rome").matrix(), rtol=1e-4, atol=1e-7)
+    assert torch.allclose(update.matrix(), editor.update(FACT, "oao").matrix(), rtol=1e-4, atol=1e-7)
 
 
-def test_another_rule_on_the_same_model_needs_no_new_search(playground, searches):
+def test_only_another_fact_or_another_model_needs_a_new_search(form, searches):
     for rule in RULES:
-        playground.rule.value = rule
-        playground.edit()
-        playground.undo_all()
-    playground.fields["paraphrases"].value = "The continent of Italy is"  # what is measured is no matter of the search
-    playground.edit()
+        go(form, rule=rule, step="compare")
+    go(form, paraphrases="The continent of Italy is", step="edit")
     assert len(searches) == 1
-    playground.edit()  # the model is another one now
+    go(form)  # the model is another one now
     assert len(searches) == 2
-
-
-def test_rules_are_compared_without_touching_the_model_and_the_edit_needs_no_search_then(playground, editor, searches):
-    before = editor.model.site.weight.clone()
-    playground.rule.value = "oao"
-    press(playground, "Compare")
-    numbers, _ = tables(playground)
-    assert list(numbers) == ["now", "rome", "r-rome", "p-rome", "oao"]
-    assert torch.equal(editor.model.site.weight, before) and "0 edits in the model" in playground.state.value
-    press(playground, "Edit")
-    after = tables(playground)[0]["after"]
-    assert list(numbers["oao"]) == pytest.approx(list(after), rel=0.01)
-    assert len(searches) == 1
-
-
-def test_the_page_says_what_it_is_doing_and_how_long_it_took(playground):
-    said = []
-    playground.message.observe(lambda change: said.append(change["new"]), "value")
-    playground.edit()
-    assert said[:2] == ["Edit: working …", "Edit: searching the value …"] and said[-1].startswith("Edit: done in ")
-    said.clear()
-    playground.undo_all()
-    playground.edit()
-    assert "Edit: searching the value …" not in said
-
-
-def test_what_is_undone_is_shown_no_more(playground):
-    for undo in ("Undo last", "Undo all"):
-        press(playground, "Edit")
-        assert tables(playground)
-        press(playground, undo)
-        assert playground.result.value == ""
 
 
 WRONG = [
@@ -170,71 +115,47 @@ WRONG = [
 
 
 @pytest.mark.parametrize("field, text, said", WRONG)
-def test_a_fact_that_is_none_is_explained_on_the_page(playground, field, text, said):
-    playground.fields[field].value = text
-    press(playground, "Edit")
-    assert playground.message.value.startswith("Edit: <strong>not done</strong>") and said in playground.message.value
-    assert "0 edits" in playground.state.value and playground.result.value == ""
+def test_a_fact_that_is_none_is_explained_on_the_page(form, field, text, said):
+    page = go(form, step="edit", **{field: text})
+    assert "<strong>Not done</strong>" in page and said in page and "model: 0<" in page
 
 
-def test_an_error_of_the_search_is_its_sentence_and_any_other_is_not_hidden(playground, monkeypatch):
-    def fail(error):
-        def values(self, facts):
-            raise error
+def test_an_error_of_the_search_is_its_sentence_and_changes_nothing(form, monkeypatch):
+    def fail(self, facts):
+        raise RromeError("the subject <i>cannot</i> be located")
 
-        monkeypatch.setattr(Editor, "values", values)
-
-    fail(RromeError("the subject <i>cannot</i> be located"))
-    playground.edit()
-    assert "the subject &lt;i&gt;cannot&lt;/i&gt; be located" in playground.message.value
-    fail(MemoryError())
-    with pytest.raises(MemoryError):
-        playground.edit()
-    assert "stopped by an error" in playground.message.value and "0 edits" in playground.state.value
+    monkeypatch.setattr(Editor, "values", fail)
+    page = go(form, step="edit")
+    assert "the subject &lt;i&gt;cannot&lt;/i&gt; be located" in page and "model: 0<" in page
 
 
-def test_nothing_to_undo_is_said(playground):
-    press(playground, "Undo last")
-    assert "nothing to revert" in playground.message.value
-
-
-def test_a_fact_without_a_true_answer_can_be_edited(playground):
-    playground.fill(replace(FACTS[2], target_true=None))
-    playground.edit()
-    assert list(tables(playground)[0].index) == ["‖Δ‖ (Frobenius)", "p(new answer)", "perplexity"]
-    assert "1 edit in" in playground.state.value
+def test_a_fact_without_a_true_answer_can_be_edited(form):
+    _, numbers, _ = tables(go(form, step="edit", target_true=" "))
+    assert list(numbers.index) == ["‖Δ‖ (Frobenius)", "p(new answer)", "perplexity"]
 
 
 @pytest.mark.parametrize("field", ["prompt", "subject", "target_new", "generation"])
-def test_what_was_typed_is_escaped(playground, field):
-    playground.fields[field].value = "<b>bold</b> {}" if field == "prompt" else "<b>bold</b>"
-    for step in ("Preflight", "Compare", "Edit"):
-        press(playground, step)
-        page = playground.message.value + playground.state.value + playground.result.value
-        assert "not done" not in page and "<b>" not in page
-    assert "&lt;b&gt;bold" in page
+def test_what_was_typed_is_escaped(form, field):
+    page = go(form, step="edit", **{field: "<b>bold</b> {}" if field == "prompt" else "<b>bold</b>"})
+    assert "Not done" not in page and "<b>" not in page and "&lt;b&gt;bold" in page
 
 
-def test_what_was_generated_is_escaped_and_keeps_its_lines(playground, monkeypatch):
+def test_what_was_generated_is_escaped_and_keeps_its_lines(form, monkeypatch):
     monkeypatch.setattr(
         "rrome.study.examples.generate", lambda model, prompts, *a, **k: ["one <i>\ntwo</i>"] * len(prompts)
     )
-    playground.edit()
-    assert "<i>" not in playground.result.value and "one &lt;i&gt;\ntwo" in playground.result.value
+    page = go(form, step="compare")
+    assert "<i>" not in page and "one &lt;i&gt;\ntwo" in page
 
 
-def test_every_input_has_a_label_and_every_table_headers(playground):
-    inputs = [*playground.fields.values(), playground.example, playground.rule]
-    assert all(field.description for field in inputs)
-    playground.edit()
-    page = playground.result.value
-    numbers, words = tables(playground)
-    assert page.count("<caption") == 2 and page.count('scope="col"') == 6
-    assert page.count('scope="row"') == len(numbers) + len(words)
+def test_every_input_has_a_label_and_every_table_headers(form):
+    assert all(widget.description for widget in form.kwargs_widgets)
+    page = go(form, step="compare")
+    assert page.count("<caption") == 3 and page.count('scope="col"') == 5 + 2 * 5
 
 
-def test_a_playground_of_an_editor_alone_measures_on_the_studies_text(editor):
-    playground = Playground(editor)
-    assert len(playground.probe) == 600
-    playground.edit()  # nothing is typed yet
-    assert "not done" in playground.message.value
+def test_a_form_of_an_editor_alone_is_empty_and_measures_on_held_out_text(editor):
+    form = playground(editor, n_generated=1)
+    assert "Not done" in go(form)
+    page = go(form, step="compare", prompt="{} is in", subject="Rome", target_new="Paris")
+    assert "perplexity" in page

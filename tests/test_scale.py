@@ -1,7 +1,12 @@
+import multiprocessing
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from threading import Lock
+from unittest import mock
 
 import dask
 import pandas as pd
@@ -12,7 +17,7 @@ from editors_for_workers import make_editor, make_facts, make_mortal_editor, mak
 from rrome import Editor, RromeError
 from rrome.store.journal import Journal, read_journal
 from rrome.study import cluster as scale
-from rrome.study.cluster import local_workers
+from rrome.study.cluster import accelerator_of
 from rrome.study.sequential import Checks, read_sequential, sequential_edits
 from rrome.study.single import Measures, single_edits
 
@@ -24,7 +29,8 @@ STUDY = {"measures": MEASURES, "at_once": 1}  # every fact a task of its own
 @pytest.fixture(scope="module")
 def workers():
     """Two workers, as processes of their own, that several studies use."""
-    with local_workers(2) as workers:
+    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
+    with mock.patch.dict(os.environ), LocalCluster(n_workers=2, **options) as workers:
         yield workers
 
 
@@ -83,7 +89,7 @@ def test_a_fact_that_kills_its_workers_is_given_up_and_the_others_are_kept(worke
     monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
     mortal = partial(make_mortal_editor, tmp_path, FACTS[-1].subject)
     study = workers.scheduler_address, mortal, FACTS, tmp_path / "study.jsonl"
-    with pytest.raises(RromeError, match="1 workers died at the same task.*call again to go on"):
+    with pytest.raises(RromeError, match="workers were lost .*died.*call again to go on"):
         scale.single_edits(*study, **STUDY)
     assert len(keys(tmp_path / "study.jsonl")) % 9 == 0
     same(scale.single_edits(*study, **STUDY), whole[0])
@@ -160,7 +166,7 @@ def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cl
 def test_a_worker_that_would_run_two_tasks_at_once_is_refused(tmp_path):
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as workers,
-        pytest.raises(RromeError, match="worker 0 has 2 threads.*start it with --nthreads 1"),
+        pytest.raises(RromeError, match="worker 0 has 2 threads: start it with --nthreads 1"),
     ):
         scale.single_edits(workers.scheduler_address, make_editor, FACTS, tmp_path / "study.jsonl")
 
@@ -168,13 +174,58 @@ def test_a_worker_that_would_run_two_tasks_at_once_is_refused(tmp_path):
 def test_no_scheduler_at_the_address_is_named(tmp_path):
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
-        pytest.raises(RromeError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'.*`dask scheduler`"),
+        pytest.raises(RromeError, match=r"no Dask cluster at 'tcp://127\.0\.0\.1:9'.*`dask scheduler`"),
     ):
         scale.single_edits("tcp://127.0.0.1:9", make_editor, FACTS, tmp_path / "study.jsonl")
 
 
 def test_an_editor_is_not_sent_to_workers(editor, tmp_path):
-    with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names rather than objects"):
+    with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names not objects"):
         scale.single_edits(2, partial(make_editor, Lock()), FACTS, tmp_path / "study.jsonl")
-    with pytest.raises(RromeError, match="make_editor carries 8 MB to every worker"):
+    with pytest.raises(RromeError, match="make_editor cannot be sent to workers .8 MB."):
         scale.single_edits(2, partial(make_editor, bytes(8_000_000)), FACTS, tmp_path / "study.jsonl")
+
+
+def test_workers_are_started_here_and_leave_the_environment_as_it_was(editor, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    same(scale.single_edits(1, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), whole[0])
+    assert os.environ == before
+
+
+def test_a_script_that_workers_cannot_import_is_told_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        multiprocessing.current_process(), "_inheriting", True, raising=False
+    )  # as in a worker's import
+    with pytest.raises(RromeError, match='in a script under if __name__ == "__main__":'):
+        scale.single_edits(1, make_editor, FACTS, tmp_path / "study.jsonl")
+
+
+WITHOUT_DASK = """
+import sys
+sys.modules |= dict.fromkeys(["cloudpickle", "dask", "distributed"])
+import rrome.study
+try:
+    import rrome.study.cluster
+except rrome.RromeError as error:
+    print(error)
+"""
+
+
+def test_only_a_study_on_a_cluster_needs_dask():
+    said = subprocess.run([sys.executable, "-c", WITHOUT_DASK], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "rrome[cluster]"' in said
+
+
+@pytest.mark.parametrize(
+    "name, count, number",
+    [(3, 4, 3), ("gpu-2", 4, 2), ("gpu-5", 4, 1), ("tcp://10.0.0.2:4001", 1, 0), ("node7", 1, 0)],
+)
+def test_a_worker_takes_the_accelerator_of_its_number(name, count, number):
+    assert accelerator_of(name, count) == number
+
+
+def test_a_worker_without_a_number_cannot_choose_among_accelerators():
+    with pytest.raises(RromeError, match="worker tcp://10.0.0.2:4001 sees 4 accelerators and has no number"):
+        accelerator_of("tcp://10.0.0.2:4001", 4)

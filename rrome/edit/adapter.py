@@ -15,11 +15,15 @@ adapters of one or two edits, ||Delta||_F 19 to 484), and both lay as far (4.7e-
 """
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
 from .. import __version__
@@ -29,7 +33,6 @@ from ..store.disk import RromeError, atomic, explained, file_sha256
 from ..store.journal import write_journal
 from ..store.progress import quiet_bars
 from ..update.rules import RankOneUpdate
-from .card import model_card
 
 CONFIG, WEIGHTS, LINES, CARD = "adapter_config.json", "adapter_model.safetensors", "edits.jsonl", "README.md"
 
@@ -110,7 +113,7 @@ def read_updates(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[RankOn
 
 @contextlib.contextmanager
 def _new_folder(folder: str | Path, n_updates: int) -> Iterator[Path]:
-    """A folder that comes to be when all is written; RromeError when there is nothing to write or the place is taken."""
+    """A new folder, made only when all of it is written; RromeError for nothing to write or a folder that is not empty."""
     folder = Path(folder).resolve()
     if not n_updates:
         raise RromeError(f"there is no edit to save in {folder}: apply an update first")
@@ -138,11 +141,70 @@ def _config(model: Model, rank: int) -> Any:
     )
 
 
+def model_card(
+    model: Model,
+    settings: Mapping[str, Any],
+    edits: Sequence[Mapping[str, Any]],
+    library: Literal["peft", "transformers"],
+    folder: str,
+) -> str:
+    """The README.md of an adapter ("peft") or a merged model ("transformers"), from rrome/data/card.md.jinja.
+
+    It names the base model, the edited matrix, rules and C_0, the code that loads `folder`, and each edit (as in edits.jsonl).
+    """
+    data = ModelCardData(
+        base_model=model.origin.get("source") or model.lm.name_or_path or model.name,
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=["rome", "model-editing", *(["lora"] if library == "peft" else [])],
+    )
+    known = {"fingerprint": model.fingerprint} | model.origin
+    marks = [f"{name} {known[name]}" for name in ("fingerprint", "revision", "sha256") if known.get(name)]
+    card = ModelCard.from_template(
+        data,
+        template_str=resources.files("rrome").joinpath("data", "card.md.jinja").read_text(encoding="utf-8"),
+        name=Path(model.name).name,
+        marks=", ".join(marks),
+        site=model.site,
+        layer=model.layer,
+        rules=", ".join(sorted({edit["rule"] for edit in edits})),
+        settings=settings,
+        version=__version__,
+        folder=folder,
+        address=model.address,
+        converted=model.converted,
+        revision=model.origin.get("revision"),
+        dtype=_dtype(model),
+        edits=list(map(_cells, edits)),
+        cell=_cell,
+        quoted=json.dumps,
+    )
+    return str(card)
+
+
+def _cells(edit: Mapping[str, Any]) -> list[str]:
+    """One edit as a row of the card's table."""
+    asked = (edit.get("fact") or {}).get("requested_rewrite", {})
+    targets = [(asked.get(name) or {}).get("str") for name in ("target_new", "target_true")]
+    texts = [edit["subject"], asked.get("prompt"), *targets, edit["rule"]]
+    return [*map(_cell, texts), f"{edit['delta_frobenius']:.4g}", f"{edit['delta']:.4g}"]
+
+
+def _cell(text: str | None) -> str:
+    """A text that stays in its cell of a Markdown table."""
+    return re.sub(r"([|<\\])", r"\\\1", " ".join((text or "–").split()))
+
+
 def _made_from(model: Model) -> dict[str, Any]:
-    """What the edited model was, and this version, as JSON."""
-    dtype = str(model.site.weight.dtype).removeprefix("torch.")
-    base = {"name": model.name, "source": model.name} | model.origin | {"module": model.site.path, "dtype": dtype}
+    """The model that was edited, and this version, as JSON."""
+    base = (
+        {"name": model.name, "source": model.name} | model.origin | {"module": model.site.path, "dtype": _dtype(model)}
+    )
     return {"base": base, "rrome": __version__}
+
+
+def _dtype(model: Model) -> str:
+    return str(model.site.weight.dtype).removeprefix("torch.")
 
 
 def _in_memory(update: Update) -> RankOneUpdate:

@@ -1,6 +1,5 @@
 """What an edited model says and knows: probabilities, perplexity, the paper's metrics with intervals, downstream tasks."""
 
-from .glue import glue_task
 from .metrics import (
     auc,
     distinct_share,
@@ -14,7 +13,7 @@ from .metrics import (
     score,
 )
 from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, target_nll
-from .tasks import Task, agreement_task, recall_task
+from .tasks import Task, agreement_task, glue_task, recall_task
 
 __all__ = [
     "Task",

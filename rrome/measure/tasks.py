@@ -1,20 +1,29 @@
-"""What the model still knows after editing, on every machine: choices between a right and a wrong continuation.
+"""Downstream tasks: what a model still knows after editing, on every machine, or the paper's four of GLUE.
 
-A choice is won when the right continuation is more probable per token than every wrong one. Two offline tasks: agreement
-minimal pairs of the kind BLiMP uses (Warstadt et al. 2020), made from rrome/data/agreement.yaml, and cloze recall of
-facts that are not edited.
+Offline: choices between a right and a wrong continuation, won when the right one is more probable per token. Agreement has
+minimal pairs of the kind BLiMP uses (Warstadt et al. 2020), from rrome/data/agreement.yaml; recall asks facts not edited.
+
+GLUE: few-shot prompts, a generated answer, weighted F1, as in the paper, and beside it the area under the ROC curve of the
+log-odds of the two answers. A small model that always gives one answer gets a constant F1; its log-odds may still know.
 """
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from ..facts.fact import Fact
-from ..model.model import Model
+import numpy as np
+from sklearn.metrics import f1_score, roc_auc_score
+
+from ..facts.fact import Fact, json_lines
+from ..model.model import Model, generate
 from ..store.disk import RromeError, digest, read_yaml
 from .scores import target_nll
+
+INVALID = -1  # the label of an answer that names no option, or both
+BATCH = 16
 
 
 class Task(Protocol):
@@ -68,11 +77,8 @@ class ChoiceTask:
         """Which choices the model wins, as it is now; a model that yields NaN wins none."""
         pairs = [(choice.prompt, option) for choice in self.choices for option in (choice.right, *choice.wrong)]
         nll = iter(target_nll(model, *zip(*pairs, strict=True)).tolist())
-        outcomes = []
-        for choice in self.choices:
-            right, *wrong = itertools.islice(nll, 1 + len(choice.wrong))
-            outcomes.append(all(right < other for other in wrong))
-        return outcomes
+        groups = [list(itertools.islice(nll, 1 + len(choice.wrong))) for choice in self.choices]
+        return [all(right < other for other in wrong) for right, *wrong in groups]
 
     def scores(self, model: Model) -> dict[str, float]:
         """The share won."""
@@ -85,38 +91,24 @@ def agreement_task(n_per_kind: int = 60, seed: int = 0) -> ChoiceTask:
 
     Raises RromeError when a kind has fewer than `n_per_kind` pairs.
     """
-    words = read_yaml("agreement.yaml")
     choices = []
-    for kind in words:
-        if kind == "verbs":
-            continue
-        pairs = list(dict.fromkeys(_pairs(kind, words[kind], words["verbs"])))
+    for kind, words in read_yaml("agreement.yaml").items():
+        pairs = list(dict.fromkeys(_pairs(kind, **words)))
         if n_per_kind > len(pairs):
             raise RromeError(f"{n_per_kind} pairs asked of the kind {kind!r}, which has {len(pairs)}: ask fewer")
         choices += random.Random(f"{seed} {kind}").sample(pairs, n_per_kind)
     return ChoiceTask("agreement", tuple(choices))
 
 
-def _pairs(kind: str, words: dict[str, Any], verbs: Sequence[str]) -> Iterator[Choice]:
-    """Every pair of one kind, in both directions."""
-    pattern, links = words["pattern"], words["links"]
-    if kind == "determiners":
-        for link, determiner, noun in itertools.product(links, _two(words["determiners"]), _two(words["nouns"])):
-            for side in (0, 1):
-                yield Choice(
-                    pattern.format(link=link, determiner=determiner[side]), noun[side], (noun[1 - side],), kind
-                )
-        return
-    answers = _two([words["answers"]] if "answers" in words else verbs)
-    others = _two(words.get("others", ["/"]))
-    for noun, link, other, answer in itertools.product(_two(words["nouns"]), links, others, answers):
+def _pairs(
+    kind: str, pattern: str, nouns: list[str], links: list[str], others: list[str], answers: list[str]
+) -> Iterator[Choice]:
+    """Every pair of one kind, in both directions; "a/b" are two forms, of which `others` take the opposite one."""
+    for parts in itertools.product(nouns, links, others, answers):
+        noun, (link, *_), other, answer = (part.split("/") for part in parts)
         for side in (0, 1):
             prompt = pattern.format(noun=noun[side], link=link, other=other[1 - side])
             yield Choice(prompt, answer[side], (answer[1 - side],), kind)
-
-
-def _two(words: Iterable[str]) -> list[list[str]]:
-    return [word.split("/") for word in words]
 
 
 def recall_task(facts: Sequence[Fact], n: int = 200, n_wrong: int = 3, seed: int = 0) -> ChoiceTask:
@@ -139,3 +131,115 @@ def recall_task(facts: Sequence[Fact], n: int = 200, n_wrong: int = 3, seed: int
     if len(choices) < n:
         raise RromeError(f"{n} recall items asked, the {len(facts)} facts give {len(choices)}: give more facts")
     return ChoiceTask("recall", tuple(choices[:n]))
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """Questions of one task with their labels (0 or 1), the shots before each, and the words that stand for the labels."""
+
+    name: str
+    shots: tuple[str, ...]
+    questions: tuple[str, ...]
+    labels: tuple[int, ...]
+    options: tuple[str, str]
+    n_tokens: int  # of a generated answer
+
+    @property
+    def key(self) -> str:
+        """A content hash."""
+        return digest(vars(self))
+
+    @property
+    def floor(self) -> float:
+        """The better weighted F1 of the two constant answers."""
+        return max(weighted_f1(self.labels, [label] * len(self.labels)) for label in (0, 1))
+
+    def prompts(self, model: Model) -> list[str]:
+        """The shots and then each question; the first shots are left out where the model's context is too short for all."""
+        return [self._prompt(model, question) for question in self.questions]
+
+    def _prompt(self, model: Model, question: str) -> str:
+        for skipped in range(len(self.shots) + 1):
+            prompt = "".join([*self.shots[skipped:], question])
+            if len(model.tokenizer(prompt, verbose=False)["input_ids"]) <= model.context - self.n_tokens:
+                return prompt
+        raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
+
+    def scores(self, model: Model) -> dict[str, float]:
+        """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
+        prompts, answers = self.prompts(model), []
+        for start in range(0, len(prompts), BATCH):
+            answers += generate(model, prompts[start : start + BATCH], self.n_tokens, top_k=1)
+        given = [read_answer(answer, self.options) for answer in answers]
+        twice = [prompt for prompt in prompts for _ in self.options]
+        nll = target_nll(model, twice, self.options * len(prompts)).view(-1, 2)
+        odds = (nll[:, 0] - nll[:, 1]).numpy()  # log p(option 1) - log p(option 0)
+        area = float(roc_auc_score(self.labels, np.nan_to_num(odds)))
+        return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
+
+
+def read_answer(answer: str, options: Sequence[str]) -> int:
+    """The label whose word occurs in an answer; INVALID when none or both do."""
+    named = [label for label, word in enumerate(options) if word in answer.lower()]
+    return named[0] if len(named) == 1 else INVALID
+
+
+def weighted_f1(labels: Sequence[int], given: Sequence[int]) -> float:
+    """The F1 of each label weighted by how often it is right; an invalid answer is right for neither."""
+    return float(f1_score(labels, given, labels=[0, 1], average="weighted", zero_division=0))
+
+
+def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, seed: int = 0) -> GlueTask:
+    """One of sst2, mrpc, cola, rte: up to `n_per_class` seeded validation examples of each class, each after few shots.
+
+    `source` is "hub" (downloaded by `datasets`) or a folder with NAME.jsonl in GLUE's own fields and labels. The shots are
+    drawn first, alternating in class, and are never asked; both classes are asked equally often. Raises RromeError for an
+    unknown task or when no examples are left to ask.
+    """
+    known = read_yaml("glue.yaml")
+    if name not in known["tasks"]:
+        raise RromeError(f"there is no task {name!r}: choose one of {', '.join(known['tasks'])}")
+    task = known["tasks"][name]
+    records = _from_hub(known["source"], name) if source == "hub" else _from_folder(Path(source), name)
+    by_label = {label: [record for record in records if record.get("label") == label] for label in (0, 1)}
+    draw = random.Random(f"{seed} {name}")
+    for pool in by_label.values():
+        draw.shuffle(pool)
+    left = min(map(len, by_label.values())) - (task["shots"] + 1) // 2
+    if left < 1:
+        counts = ", ".join(f"{len(pool)} of label {label}" for label, pool in by_label.items())
+        raise RromeError(f"{name}: {task['shots']} shots leave no examples, {source} has {counts}: give more")
+    shots = [by_label[number % 2].pop() for number in range(task["shots"])]
+    examples = [record for pool in by_label.values() for record in pool[: min(n_per_class, left)]]
+    answered = tuple(f"{_ask(task, shot)} {task['options'][shot['label']]}\n\n" for shot in shots)
+    questions = tuple(_ask(task, record) for record in examples)
+    labels = tuple(record["label"] for record in examples)
+    return GlueTask(name, answered, questions, labels, tuple(task["options"]), known["n_tokens"])
+
+
+def _ask(task: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    return task["ask"].format(**{field: " ".join(record[field].split()) for field in task["fields"]})
+
+
+def _from_folder(folder: Path, name: str) -> list[dict[str, Any]]:
+    file = folder / f"{name}.jsonl"
+    if not file.exists():
+        raise RromeError(f"there is no {file}: give a folder that holds it, or 'hub'")
+    try:
+        return json_lines(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RromeError(f"{file} cannot be read as JSON lines: {error}") from error
+
+
+def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:
+    try:
+        import datasets  # an extra, and heavy
+    except ImportError as error:
+        raise RromeError(f'GLUE\'s {name} is read with the package datasets: pip install "rrome[hub]"') from error
+    try:
+        return list(datasets.load_dataset(repository, name, split="validation"))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RromeError(
+            f"GLUE's {name} could not be downloaded from {repository} ({error}): connect to the internet once, "
+            f"or give a folder with {name}.jsonl"
+        ) from error

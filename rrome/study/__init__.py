@@ -4,7 +4,7 @@ from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
-from .examples import compute_updates, in_numbers, sizes, what_it_says
+from .examples import compute_updates, in_numbers, playground, sizes, what_it_says
 from .footprint import footprint
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
 from .scorecard import save_scorecard, scorecard, verdicts
@@ -34,6 +34,7 @@ __all__ = [
     "memory_errors",
     "mixed_probe",
     "named_tasks",
+    "playground",
     "preflights",
     "probe",
     "read_sequential",

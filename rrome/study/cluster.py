@@ -1,34 +1,22 @@
-"""A Dask cluster to work on: one that is there, or workers on this machine, and which accelerator each of them takes.
+"""The studies over a Dask cluster: workers edit and measure, this process alone writes the single-edit journal.
 
-The studies on many machines or GPUs, over Dask: workers edit and measure, this process alone keeps the books.
-
-    cluster       a scheduler's address, "tcp://head:8786", or a number of workers to start on this machine
-    make_editor   a function without arguments that workers can import, or functools.partial of one: each worker calls it
-                  once and keeps its editor. Names travel, weights do not.
-
-Start workers with one thread each, and numbered names where they shall share out the accelerators of a machine:
-
-    dask worker tcp://head:8786 --nthreads 1 --nworkers 4 --name gpu --memory-limit 0
-
-Dask lets OMP_NUM_THREADS be 1 in its workers where it is not set: set it for workers without an accelerator. What a worker
-was at when it died, another one does again.
+`cluster` is a scheduler's address, "tcp://head:8786", or a number of workers to start here. `make_editor` is a function that
+workers can import, or functools.partial of one; each calls it once. Workers have one thread, and numbers where GPUs are many:
+`dask worker tcp://head:8786 --nthreads 1 --nworkers 4 --name gpu --memory-limit 0`.
 """
 
 import contextlib
-import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unittest import mock
 
-import cloudpickle
-import dask
 import pandas as pd
 import torch
-from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Worker, as_completed, get_worker
 
 from ..edit.editor import Editor
 from ..facts.fact import Fact
@@ -38,231 +26,116 @@ from ..store.journal import differences
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, Rule, rule_named
 from . import sequential, single
-from .sequential import Checks, SequentialRun
-from .single import Measures, Rows, study_settings
 
-logger = logging.getLogger(__name__)
+try:
+    import cloudpickle
+    import dask
+    from distributed import CancelledError, Client, KilledWorker, as_completed, get_worker
+except ImportError as error:
+    raise RromeError(f'studies on a cluster need Dask ({error}): pip install "rrome[cluster]"') from error
 
-
-@contextlib.contextmanager
-def local_workers(n: int) -> Iterator[LocalCluster]:
-    """Inside, `n` worker processes that share this machine's cores, with a `scheduler_address`.
-
-    Dask writes their settings into this process's environment, where whatever is started next would find them: one
-    thread, say. They are taken out again.
-    """
-    threads = max(1, (os.cpu_count() or 1) // n)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with (
-        dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}),
-        _environment_kept(dask.config.get("distributed.nanny.pre-spawn-environ")) as restore,
-        LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0") as workers,
-    ):
-        restore()
-        yield workers
-
-
-@contextlib.contextmanager
-def _environment_kept(names: Iterable[str]) -> Iterator[Callable[[], None]]:
-    """These variables are on leaving what they were on entering, and so often as the function that is given is called."""
-    before = {name: os.environ.get(name) for name in names}
-
-    def restore():
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    try:
-        yield restore
-    finally:
-        restore()
-
-
-@contextlib.contextmanager
-def connected(cluster: str | int) -> Iterator[Client]:
-    """A client of the cluster at an address, or of as many workers on this machine; leaving drops its tasks."""
-    quiet = {"distributed.admin.large-graph-warning-threshold": "1 GB"}  # the facts of a large study travel
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(quiet))
-        address = cluster
-        if isinstance(cluster, int):
-            address = stack.enter_context(local_workers(cluster)).scheduler_address
-        try:
-            client = stack.enter_context(Client(address, set_as_default=False))
-        except (OSError, ValueError) as error:
-            raise RromeError(
-                f"no Dask scheduler answers at {cluster!r} ({error}): start one with `dask scheduler`, or give a number "
-                "of workers for this machine"
-            ) from error
-        if not client.scheduler_info()["workers"]:
-            logger.warning("%s has no workers yet: start some with `dask worker`", address)
-        yield client
-
-
-def accelerator_of(name: str | int, count: int) -> int | None:
-    """Which of a machine's `count` accelerators a worker takes: the one of the number that its name ends in ("gpu-3").
-
-    None where there is none; RromeError for a worker without a number that sees several.
-    """
-    number = re.search(r"(?:^|-)(\d+)$", str(name))
-    if count > 1 and not number:
-        raise RromeError(
-            f"worker {name} sees {count} accelerators and has no number: start it with --name gpu-0, or with --name gpu "
-            "and --nworkers"
-        )
-    return (int(number[1]) if number else 0) % count if count else None
-
-
-Label = TypeVar("Label")
 MAX_RECIPE = 1_000_000  # bytes of a pickled make_editor; weights are larger
 
 
 def single_edits(
-    cluster: str | int,
-    make_editor: Callable[[], Editor],
-    facts: Sequence[Fact],
-    path: str | Path,
-    *,
-    rules: Sequence[str | Rule] = tuple(RULES),
-    measures: Measures | None = None,
-    at_once: int | None = None,
-    progress: bool | None = None,
-) -> pd.DataFrame:
-    """The study `single.single_edits` with its facts mapped over a cluster: the same table, the same journal at `path`.
+    cluster: str | int, make_editor: Callable[[], Editor], facts: Sequence[Fact], path: str | Path, *,
+    rules: Sequence[str | Rule] = tuple(RULES), measures: single.Measures | None = None, at_once: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
+    measures, chosen = measures or single.Measures(), dict(map(rule_named, rules))
+    with _workers(cluster, make_editor, facts) as (run, settings, lengths, suited):
 
-    Numbers differ by rounding alone, as between two numbers of threads (the tests allow 1e-4, relative; 1e-7, absolute).
-    A study begun in one process goes on here, and the other way round. Each task is `at_once` facts (None: what the
-    first worker's device likes). Raises RromeError for workers whose editors differ, and what a worker raises; rows that
-    came before stay in the journal.
-    """
-    measures, chosen, recipe = measures or Measures(), dict(map(rule_named, rules)), _recipe(make_editor)
-    with connected(cluster) as client:
-        begun = client.submit(_begin, recipe, facts, pure=False)  # C_0 is cached for the others
-        settings, suited, lengths = _result(begun)
-
-        def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, Rows]]:
-            parts = [[facts[n] for n in batch] for batch in batches]
-            work = partial(_measured, recipe, settings, chosen, measures)
-            tasks = dict(zip(client.map(work, parts, pure=False), batches, strict=True))
-            for batch, made in _results(client, tasks):
-                yield from zip(batch, made, strict=True)
+        def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:
+            work = partial(single.measured_edits, rules=chosen, measures=measures)
+            for batch, rows in run({tuple(b): partial(work, facts=[facts[n] for n in b]) for b in batches}):
+                yield from zip(batch, rows, strict=True)
 
         header = settings | single.chosen_settings(facts, chosen, measures)
-        return single.record_edits(path, header, lengths, make, at_once=at_once or suited, progress=progress)
+        return single.record_edits(path, header, lengths, make, at_once=at_once or suited)
 
 
 def sequential_edits(
-    cluster: str | int,
-    make_editor: Callable[[], Editor],
-    sequences: Mapping[int, Sequence[Fact]],
-    folder: str | Path,
-    *,
-    rules: Sequence[str | Rule] = NAMED_RULES,
-    checks: Checks | None = None,
-    progress: bool | None = None,
-) -> dict[tuple[str, int], SequentialRun]:
-    """Rules x seeds of `sequential.sequential_edits`, each run a task of its own in FOLDER/RULE-SEED, on a disk that all share.
+    cluster: str | int, make_editor: Callable[[], Editor], sequences: Mapping[int, Sequence[Fact]], folder: str | Path, *,
+    rules: Sequence[str | Rule] = NAMED_RULES, checks: sequential.Checks | None = None,
+) -> dict[tuple[str, int], sequential.SequentialRun]:  # fmt: skip
+    """`sequential.sequential_edits` of each rule on each seed's facts, a task each, in FOLDER/RULE-SEED on a shared disk."""
+    work, tasks = partial(sequential.sequential_edits, checks=checks, progress=False), {}
+    for name, rule in map(rule_named, rules):
+        for seed, facts in sequences.items():
+            place = Path(folder).resolve() / f"{name}-{seed}"
+            tasks[name, seed] = partial(work, facts=facts, folder=place, rule=rule)
+    with _workers(cluster, make_editor, [fact for facts in sequences.values() for fact in facts]) as (run, *_):
+        made = dict(bar(run(tasks), total=len(tasks), desc="runs", unit="run"))
+    return {label: made[label] for label in tasks}
 
-    `sequences` holds the facts in the order that each seed draws. Runs go on where they stopped, on whichever worker. A
-    run that this process leaves behind, on its own end or another run's error, keeps its folder until its worker is
-    done with it or is stopped.
-    """
-    recipe, chosen = _recipe(make_editor), dict(map(rule_named, rules))
-    runs = [(rule, seed) for rule in chosen for seed in sequences]
-    places = [Path(folder).resolve() / f"{rule}-{seed}" for rule, seed in runs]
-    every = list(dict.fromkeys(fact for facts in sequences.values() for fact in facts))
-    with connected(cluster) as client:
-        settings, *_ = _result(client.submit(_begin, recipe, every, pure=False))
-        work = partial(_run, recipe, settings, checks)
-        given = [chosen[rule] for rule, _ in runs], [sequences[seed] for _, seed in runs], places
-        tasks = dict(zip(client.map(work, *given, pure=False), runs, strict=True))
-        ended = bar(_results(client, tasks), total=len(runs), desc="runs", unit="run", show=progress)
-        made = dict(ended)
-    return {run: made[run] for run in runs}
+
+@contextlib.contextmanager
+def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Sequence[Fact]) -> Iterator[tuple]:
+    """(run, settings, lengths, at_once): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
+    recipe, n = _recipe(make_editor), cluster if isinstance(cluster, int) else 0
+    threads = {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // max(1, n))}
+    start = {"n_workers": n, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
+    with mock.patch.dict(os.environ), dask.config.set({"distributed.nanny.pre-spawn-environ": threads}):
+        try:
+            client = Client(**start if n else {"address": cluster}, set_as_default=False)
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            remedy = (
+                'start `dask scheduler`, or give a number of workers (in a script under if __name__ == "__main__":)'
+            )
+            raise RromeError(f"there is no Dask cluster at {cluster!r} ({error}): {remedy}") from error
+
+        def begin(editor: Editor) -> tuple[dict[str, Any], list[int], int]:
+            check_prompts(editor.model, facts)
+            lengths = single.search_lengths(editor.model, facts)
+            return single.study_settings(editor), lengths, single.facts_at_once(editor.model.device)
+
+        def run(tasks: Mapping[Any, Callable], settings: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+            sent = {client.submit(_work, recipe, settings, task, pure=False): label for label, task in tasks.items()}
+            for future in as_completed(sent, loop=client.loop):
+                label, result = sent.pop(future), future.result()
+                del future  # else it is done again when its worker dies later
+                yield label, result
+
+        try:
+            with client:
+                ((_, (settings, *search)),) = run({"": begin}, {})
+                yield partial(run, settings=settings), settings, *search
+        except (KilledWorker, CancelledError) as error:
+            raise RromeError(f"workers were lost ({error}): see their logs, then call again to go on") from error
 
 
 def _recipe(make_editor: Callable[[], Editor]) -> bytes:
-    """`make_editor` as it travels; the same bytes mean the same editor."""
-    remedy = "give a function that workers can import and functools.partial its arguments, names rather than objects"
+    """`make_editor` as it is sent to workers; RromeError for one that cannot be pickled or carries weights."""
     try:
-        recipe = cloudpickle.dumps(make_editor)
+        if len(recipe := cloudpickle.dumps(make_editor)) <= MAX_RECIPE:
+            return recipe
+        raise TypeError(f"{len(recipe) / 1e6:.0f} MB")
     except (pickle.PicklingError, TypeError) as error:
+        remedy = "give a function that workers can import and functools.partial its arguments, names not objects"
         raise RromeError(f"make_editor cannot be sent to workers ({error}): {remedy}") from error
-    if len(recipe) > MAX_RECIPE:
-        raise RromeError(f"make_editor carries {len(recipe) / 1e6:.0f} MB to every worker: {remedy}")
-    return recipe
 
 
-def _results(client: Client, tasks: dict[Future, Label]) -> Iterator[tuple[Label, Any]]:
-    """(label, result) of each task as it ends; it is let go of, else it would be done again when its worker dies later."""
-    for task in as_completed(tasks, loop=client.loop):
-        label, result = tasks.pop(task), _result(task)
-        del task
-        yield label, result
+def accelerator_of(name: str | int, count: int) -> int:
+    """Which of `count` accelerators a worker takes: that of the number at the end of its name ("gpu-3"), or RromeError."""
+    number = re.search(r"(?:^|-)(\d+)$", str(name))
+    if count > 1 and not number:
+        remedy = "start it with --name gpu-0, or with --name gpu and --nworkers"
+        raise RromeError(f"worker {name} sees {count} accelerators and has no number: {remedy}")
+    return int(number[1]) % count if number else 0
 
 
-def _result(task: Future) -> Any:
-    """What a task returned, or the error that it raised; RromeError when workers or the scheduler were lost."""
-    remedy = "what was done is on disk, so call again to go on"
-    try:
-        return task.result()
-    except KilledWorker as error:
-        deaths = error.allowed_failures + 1
-        raise RromeError(
-            f"{deaths} workers died at the same task: see their logs (out of memory?); {remedy}"
-        ) from error
-    except CancelledError as error:
-        raise RromeError(f"the cluster was lost ({error}): {remedy}") from error
-
-
-# What follows runs on workers.
-@contextlib.contextmanager
-def _at_work(recipe: bytes, settings: Mapping[str, Any] | None = None) -> Iterator[Editor]:
-    """Inside, this worker's editor on this worker's accelerator; RromeError when it is not the editor of `settings`."""
-    worker = get_worker()
-    if (threads := worker.state.nthreads) != 1:
-        raise RromeError(
-            f"worker {worker.name} has {threads} threads, its editor serves one: start it with --nthreads 1"
-        )
-    with torch.accelerator.device_index(accelerator_of(worker.name, torch.accelerator.device_count())):
-        editor = _kept_editor(worker, recipe)
-        if settings is not None and (changes := differences(study_settings(editor), settings)):
-            raise RromeError(
-                f"the editor of worker {worker.name} is not the study's ({changes}): let make_editor give the same "
-                "everywhere, with prefixes=[...] for example, and the same files on every machine"
-            )
-        yield editor
-
-
-def _kept_editor(worker: Worker, recipe: bytes) -> Editor:
-    """The editor that a worker keeps until a study with another one comes."""
-    kept = vars(worker)
-    if kept.get("rrome_recipe") != recipe:
-        kept["rrome_recipe"] = kept["rrome_editor"] = None  # the old model goes before the new one comes
-        kept["rrome_editor"] = pickle.loads(recipe)()
-        kept["rrome_recipe"] = recipe
-    return kept["rrome_editor"]
-
-
-def _begin(recipe: bytes, facts: Sequence[Fact]) -> tuple[dict[str, Any], int, list[int]]:
-    """A study's settings, how many facts make a task, and their lengths, once the facts are known to be measurable."""
-    with _at_work(recipe) as editor:
-        check_prompts(editor.model, facts)
-        model = editor.model
-        return study_settings(editor), single.facts_at_once(model.device), single.search_lengths(model, facts)
-
-
-def _measured(
-    recipe: bytes, settings: Mapping[str, Any], rules: Mapping[str, Rule], measures: Measures, facts: Sequence[Fact]
-) -> list[Rows]:
-    with _at_work(recipe, settings) as editor:
-        return list(single.measured_edits(editor, facts, rules, measures))
-
-
-def _run(
-    recipe: bytes, settings: Mapping[str, Any], checks: Checks | None, rule: Rule, facts: Sequence[Fact], folder: Path
-) -> SequentialRun:
-    with _at_work(recipe, settings) as editor:
-        return sequential.sequential_edits(editor, facts, folder, rule=rule, checks=checks, progress=False)
+def _work(recipe: bytes, settings: Mapping[str, Any], task: Callable[[Editor], Any]) -> Any:
+    """On a worker: `task(editor)` with the editor that it keeps; RromeError when it is not the study's."""
+    worker, editors = get_worker(), vars(get_worker()).setdefault("rrome_editors", {})
+    if worker.state.nthreads != 1:
+        raise RromeError(f"worker {worker.name} has {worker.state.nthreads} threads: start it with --nthreads 1")
+    if count := torch.accelerator.device_count():
+        torch.accelerator.set_device_index(accelerator_of(worker.name, count))
+    if recipe not in editors:
+        editors.clear()  # frees the old model first
+        editors[recipe] = pickle.loads(recipe)()
+    if settings and (changes := differences(single.study_settings(editors[recipe]), settings)):
+        remedy = "let make_editor give the same everywhere, with prefixes=[...] for example, and the same files"
+        raise RromeError(f"the editor of worker {worker.name} is not the study's ({changes}): {remedy}")
+    result = task(editors[recipe])
+    return list(result) if isinstance(result, Iterator) else result

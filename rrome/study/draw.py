@@ -11,8 +11,7 @@ import pandas as pd
 from ..edit.editor import Editor
 from ..facts.fact import Fact, load_facts
 from ..facts.text import factbook_prose
-from ..measure.glue import glue_task
-from ..measure.tasks import Task, agreement_task, recall_task
+from ..measure.tasks import Task, agreement_task, glue_task, recall_task
 from ..model.model import Model
 from ..model.tokens import subject_position
 from ..store.disk import RromeError
