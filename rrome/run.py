@@ -1,24 +1,55 @@
-"""Run one notebook under a profile: papermill with its parameters checked, and nothing half-written left behind.
+"""Run one notebook under a profile, and say what a profile will take.
 
-python -m rrome.run notebooks/02_disabling_edit.ipynb --profile laptop
+python -m rrome.run notebook notebooks/02_disabling_edit.ipynb --profile laptop
+python -m rrome.run plan --profile paper --model gpt2-xl --device cuda
 """
 
 import ast
+import contextlib
 import os
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import nbformat
+import pandas as pd
 import papermill
+import psutil
+import torch
 import typer
 import yaml
+from nbconvert.preprocessors import Preprocessor
 
-from .model.load import available
+from . import study
+from .edit.editor import Editor
+from .facts.fact import load_facts
+from .facts.text import factbook_prose
+from .model.load import DEFAULT_MODEL, available, load
 from .plots.save import git_commit
 from .store.disk import RromeError
+from .study.sequential import retained
+from .study.single import facts_at_once
+from .study.speed import peak_bytes, timed
+from .update.rules import NAMED_RULES, RULES
+from .update.second_moment import second_moment
 
+GIB = 2**30
+READERS = ("05_metrics_table", "06_claims", "08_key_choices")  # they read what notebooks 3 and 4 have made
+WIDGET = "application/vnd.jupyter.widget-view+json"
+app = typer.Typer(help=__doc__, add_completion=False)
 KERNEL = "python3"
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted
+
+
+def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
+    """What a profile beside the notebooks in `folder` sets, by notebook and for `all`; RromeError for an unknown profile."""
+    file = folder / "profiles" / f"{profile}.yaml"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
@@ -27,16 +58,11 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     Raises RromeError for a profile that does not exist, a key that the notebook does not know, or a value of another
     type than the notebook's default.
     """
-    file = notebook.parent / "profiles" / f"{profile}.yaml"
-    if not file.exists():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
-    sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    known = defaults(notebook)
+    sections, known = profile_sections(notebook.parent, profile), defaults(notebook)
     chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}
     chosen |= sections.get(notebook.stem) or {}
     for name, value in chosen.items():
-        check(name, value, known, f"{file.name}, {notebook.stem}")
+        check(name, value, known, f"{profile}.yaml, {notebook.stem}")
     return chosen
 
 
@@ -111,7 +137,110 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return name, yaml.safe_load(value)
 
 
-def main(
+class CommittedOutputs(Preprocessor):
+    """For nbconvert (see `make notebooks`): what a committed notebook keeps, no widgets and nothing from stderr."""
+
+    def preprocess_cell(self, cell, resources, index):
+        if cell.cell_type == "code":
+            said = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in said if WIDGET not in output.get("data", {})]
+        return cell, resources
+
+
+def counts(folder: Path, profile: str) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Per notebook of a profile that edits: facts edited alone, edits in sequence and checkpoints; and all parameters.
+
+    Raises RromeError for an unknown profile, notebook or parameter.
+    """
+    paths = [folder / f"{name}.ipynb" for name in sorted(profile_sections(folder, profile)) if name != "all"]
+    if missing := [path.name for path in paths if not path.exists()]:
+        raise RromeError(f"{profile}.yaml names notebooks that are not there: {', '.join(missing)}")
+    parameters = {path.stem: defaults(path) | profile_parameters(path, profile) for path in paths}
+    rows = {}
+    for name, p in parameters.items():
+        times = prod(len(p[each]) for each in ("leading", "times_d_k", "layers") if each in p)
+        edits = p.get("n_edits", 0) * len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0]))
+        facts = 0 if name in READERS else times * (p.get("n_ordinary", 0) + p.get("n_first_token", 0))
+        rows[name] = {"facts": facts, "edits": edits, "checkpoints": edits // p["every"] if "every" in p else 0}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["facts", "edits", "checkpoints"])
+    return table[table.any(axis=1)], parameters
+
+
+def plan(folder: Path, profile: str, model_name: str, device: str | None = None) -> str:
+    """What a profile takes with a model on a device: hours, memory and disk, from edits made now and counted up.
+
+    One batch of the single-edit study, one edit of a sequential study, one checkpoint and some text for C_0 are timed with
+    the profile's settings; the text says what it rests on. Raises RromeError as `counts`, `load` and the studies do.
+    """
+    table, parameters = counts(folder, profile)
+    names = ("03_delta_scatter", "04_collapse_curves")
+    single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in names)
+    model = load(model_name, device=device, layer=single["layer"])
+    n_c0, where = 2 * model.site.weight.shape[1], model.device
+    text = factbook_prose("second-moment")
+    c0_seconds, c0 = timed(lambda: second_moment(model, text, n_c0, cache=False), where)
+    editor, facts = Editor(model, c0, seed=single["seed"]), load_facts(single["dataset"], n=facts_at_once(where))
+    said, tasks = {"n_generated": single["n_generated"], "spoken": list(RULES)}, []
+    if table["checkpoints"].any():
+        asked = {name: sequence[name] for name in ("n_known", "n_items")}
+        tasks = study.standard_tasks(sequence["dataset"], sequence["tasks"], **asked)
+    with TemporaryDirectory() as scratch:
+        rows, log = Path(scratch, "rows"), Path(scratch, "log")
+        batch, _ = timed(lambda: study.standard_study(editor, facts, rows, "plan", **said), where)
+        edit, _ = timed(
+            lambda: study.sequential_edits(editor, facts[:1], log, checks=study.standard_checks([], every=1)), where
+        )
+        written = [sum(file.stat().st_size for file in made.rglob("*")) for made in (rows, log)]
+    half = load_facts(sequence["dataset"], n=max(1, sequence["n_edits"] // 2))
+    checkpoint, _ = timed(lambda: ([task.scores(model) for task in tasks], retained(model, half)), where)
+    per = pd.DataFrame(
+        {"seconds": [batch / len(facts), edit, checkpoint], "bytes": [written[0] / len(facts), written[1], 0]}
+    )
+    per.index = pd.Index(table.columns)
+    hours = table @ per["seconds"] / 3600
+    c0_hours = c0_seconds / n_c0 * max((p.get("c0_tokens", 0) for p in parameters.values()), default=0) / 3600
+    size, disk = sum(weight.nbytes for weight in model.lm.parameters()), (table @ per["bytes"]).sum() + c0.matrix.nbytes
+    has = torch.cuda.mem_get_info(where)[1] if where.type == "cuda" else psutil.virtual_memory().total
+    return f"""{model.name} on {where}, layer {model.layer}, profile {profile}
+
+{table.assign(hours=hours).to_string(float_format="{:.2f}".format)}
+
+hours   {hours.sum() + c0_hours:.2f} in all, {c0_hours:.2f} of them for C_0
+memory  {peak_bytes(where) / GIB:.2f} GiB at most, {size / GIB:.2f} of them the model; {where} has {has / GIB:.2f}
+disk    {disk / GIB:.2f} GiB of rows, factors and C_0, beside the model
+
+What it rests on, measured here and now, each with all that its study measures:
+- One fact edited alone, under {len(RULES)} rules, of {len(facts)} in one batch: {per["seconds"].iloc[0]:.1f} s.
+- One edit of a sequence under ROME, the first and last measuring of a run included: {edit:.1f} s.
+- One checkpoint of notebook 4, its tasks and half of its edits asked again: {checkpoint:.1f} s.
+- Notebooks 2, 9, 10 and A1 measure less of a fact, so their hours are too many. Notebooks that make no edits, starting,
+  loading, drawing and downloads are not counted. Memory is that of these edits; C_0 was read from {n_c0:,} tokens."""
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """An RromeError as a line on stderr and exit status 2."""
+    try:
+        yield
+    except RromeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command("plan")
+def plan_command(
+    profile: str = "laptop",
+    model: Annotated[str, typer.Option(help="short name, hub id or folder")] = DEFAULT_MODEL,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator when there is one")] = None,
+    notebooks: Path = Path("notebooks"),
+) -> None:
+    """Say what PROFILE takes with this model on this device: a minute or two of edits are made and thrown away."""
+    with _refusals():
+        typer.echo(plan(notebooks, profile, model, device))
+
+
+@app.command("notebook")
+def notebook_command(
     notebook: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     profile: str = "smoke",
     figures: Path | None = None,
@@ -121,13 +250,13 @@ def main(
 ) -> None:
     """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
     try:
-        available(device)  # before any work, also of a notebook that needs none
-        extra = dict(map(parse_setting, set_ or []))
-        shared = {name: value for name, value in {"model_name": model, "device": device}.items() if value is not None}
-        output = run(notebook, profile, figures, extra, shared)
-    except RromeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        with _refusals():
+            available(device)  # before any work, also of a notebook that needs none
+            extra = dict(map(parse_setting, set_ or []))
+            shared = {
+                name: value for name, value in {"model_name": model, "device": device}.items() if value is not None
+            }
+            output = run(notebook, profile, figures, extra, shared)
     except papermill.PapermillExecutionError as error:
         failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
@@ -136,4 +265,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

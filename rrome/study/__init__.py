@@ -5,7 +5,6 @@ from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .examples import compute_updates, in_numbers, sizes, what_it_says
-from .footprint import footprint
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
 from .protocol import (
     sequence_path,
@@ -21,7 +20,7 @@ from .protocol import (
 from .scorecard import save_scorecard, scorecard, verdicts
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
-from .speed import against_naive, scaling, stages
+from .speed import against_naive, edit_memory, scaling, stages
 
 __all__ = [
     "Checks",
@@ -34,7 +33,7 @@ __all__ = [
     "compute_updates",
     "curve",
     "disabling_edits",
-    "footprint",
+    "edit_memory",
     "in_numbers",
     "layer_damage",
     "layer_sweep",
