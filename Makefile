@@ -2,9 +2,11 @@
 
 PYTHON  ?= python3
 PROFILE ?= laptop
-FIGURES ?= figures
+# Where figures go; empty: the run says (figures/ for laptop and long with the default model on a CPU, else build/figures/).
+FIGURES ?=
 
 BIN       := .venv/bin
+GIVEN     := $(if $(FIGURES),--figures $(FIGURES)) $(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
 STAMP     := .venv/installed
 SOURCES   := $(wildcard rrome/*.py rrome/*/*.py rrome/data/*)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -22,14 +24,12 @@ help: ## show this list
 	@echo "make TARGET [PROFILE=smoke|laptop|long] [MODEL=...] [DEVICE=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write figures/; skips what is up to date
-	@echo; echo "Executed notebooks in build/$(PROFILE)/, figures in $(FIGURES)/:"
-	@ls -1 $(FIGURES)/* | sed 's/^/  /'
+figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write their figures; skips what is up to date
+	@echo; echo "Executed notebooks in build/$(PROFILE)/; each line above says where its figures are."
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(STAMP)
 	@echo "[$$(printf '%s\n' $(NAMED) | grep -nxF $* | cut -d: -f1) of $(words $(NAMED))] $*, profile $(PROFILE)"
-	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) --figures $(FIGURES) \
-		$(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
+	@$(BIN)/python -m rrome.run $< --profile $(PROFILE) $(GIVEN)
 
 # Touched only when it changes, so that another model, device or figures folder runs the notebooks again.
 $(SETTINGS): FORCE
@@ -41,12 +41,11 @@ $(SETTINGS): FORCE
 build/$(PROFILE)/05_metrics_table.ipynb build/$(PROFILE)/08_key_choices.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb
 build/$(PROFILE)/06_claims.ipynb: build/$(PROFILE)/03_delta_scatter.ipynb build/$(PROFILE)/04_collapse_curves.ipynb
 
-plan: | $(STAMP) ## say what PROFILE would take with MODEL on DEVICE (memory, hours, disk) and start nothing
+plan: | $(STAMP) ## say what PROFILE would take with MODEL on DEVICE (hours, memory, disk), from a few edits made now
 	@$(BIN)/python -m rrome.plan --profile $(PROFILE) $(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
 
 bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE, figures/speed.*
-	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) --figures $(FIGURES) \
-		$(if $(MODEL),--model $(MODEL)) $(if $(DEVICE),--device $(DEVICE))
+	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) $(GIVEN)
 
 test: lint ## check style and types, run the tests, and execute the notebooks as tests
 	$(BIN)/python -m pytest tests
@@ -67,7 +66,10 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 	$(BIN)/python -m ipykernel install --user --name rrome --display-name "rrome (.venv)"
 
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
-	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
+	$(BIN)/python -m nbconvert --to notebook --inplace --execute $(NOTEBOOKS) --ExecutePreprocessor.timeout=None \
+		--ExecutePreprocessor.store_widget_state=False --Exporter.preprocessors=rrome.run.CommittedOutputs \
+		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
 book: .venv-book/installed ## build/book/: the executed notebooks as a site to read offline; those not run under PROFILE as committed
 	@$(BOOK_BIN)/python -m book.pages build/book-source --profile $(PROFILE)

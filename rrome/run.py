@@ -4,7 +4,9 @@ python -m rrome.run notebooks/02_disabling_edit.ipynb --profile laptop
 """
 
 import ast
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,25 @@ import nbformat
 import papermill
 import typer
 import yaml
+from nbconvert.preprocessors import Preprocessor
 
-from .model.load import available
+from .model.load import DEFAULT_MODEL, available
 from .plots.save import git_commit
 from .store.disk import RromeError
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KEPT = ("laptop", "long")  # profiles whose figures the repository keeps
 KERNEL = "python3"
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted
+
+
+def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
+    """What a profile beside the notebooks in `folder` sets, by notebook and for `all`; RromeError for an unknown profile."""
+    file = folder / "profiles" / f"{profile}.yaml"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
@@ -27,16 +41,11 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     Raises RromeError for a profile that does not exist, a key that the notebook does not know, or a value of another
     type than the notebook's default.
     """
-    file = notebook.parent / "profiles" / f"{profile}.yaml"
-    if not file.exists():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
-    sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    known = defaults(notebook)
+    sections, known = profile_sections(notebook.parent, profile), defaults(notebook)
     chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}
     chosen |= sections.get(notebook.stem) or {}
     for name, value in chosen.items():
-        check(name, value, known, f"{file.name}, {notebook.stem}")
+        check(name, value, known, f"{profile}.yaml, {notebook.stem}")
     return chosen
 
 
@@ -63,6 +72,17 @@ def unfinished_path(notebook: Path, profile: str) -> Path:
     return notebook.resolve().parent.parent / "build" / profile / f"{notebook.stem}.failed.ipynb"
 
 
+def figures_folder(root: Path, profile: str, model: str | None = None, device: str | None = None) -> Path:
+    """Where a run writes its figures: `figures` under profiles laptop and long with the default model on a CPU only.
+
+    Other profiles write to build/figures/PROFILE, another model or device to build/figures/MODEL-PROFILE-DEVICE.
+    """
+    kind = str(available(device)).partition(":")[0]
+    if model in (None, DEFAULT_MODEL) and kind == "cpu":
+        return root / "figures" if profile in KEPT else root / "build" / "figures" / profile
+    return root / "build" / "figures" / f"{Path(model or DEFAULT_MODEL).name}-{profile}-{kind}"
+
+
 def run(
     notebook: Path,
     profile: str,
@@ -72,18 +92,20 @@ def run(
 ) -> Path:
     """Execute a copy of `notebook` in its folder and return its path, build/PROFILE/NAME.ipynb beside the notebooks folder.
 
-    `extra` sets parameters that this notebook must have, `shared` those that it may lack (a toy has no model). The
-    source is never written to; the copy names the commit that made it. When a cell fails the partly executed copy stays,
-    named NAME.failed.ipynb.
+    `figures` None: see `figures_folder`. `extra` sets parameters that this notebook must have, `shared` those that it may
+    lack (a toy has no model). The source is never written to; the copy names the commit that made it. When a cell fails
+    the partly executed copy stays, named NAME.failed.ipynb.
     """
     notebook = notebook.resolve()
     root = notebook.parent.parent
     known = defaults(notebook)
     parameters = profile_parameters(notebook, profile) | {"profile": profile}
-    parameters["figures_dir"] = os.path.relpath((figures or root / "figures").resolve(), notebook.parent)
+    given = (shared or {}) | (extra or {})
+    figures = figures or figures_folder(root, profile, given.get("model_name"), given.get("device"))
+    parameters["figures_dir"] = os.path.relpath(figures.resolve(), notebook.parent)
     for name, value in (extra or {}).items():
         check(name, value, known, "--set")
-    parameters |= (shared or {}) | (extra or {})
+    parameters |= given
     parameters = {name: value for name, value in parameters.items() if name in known}
     unfinished = unfinished_path(notebook, profile)
     output = unfinished.with_name(notebook.name)
@@ -111,6 +133,26 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return name, yaml.safe_load(value)
 
 
+class CommittedOutputs(Preprocessor):
+    """For nbconvert (see `make notebooks`): what a committed notebook keeps, no widgets and nothing from stderr."""
+
+    def preprocess_cell(self, cell, resources, index):
+        if cell.cell_type == "code":
+            said = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in said if WIDGET not in output.get("data", {})]
+        return cell, resources
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """An RromeError as a line on stderr and exit status 2."""
+    try:
+        yield
+    except RromeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
 def main(
     notebook: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     profile: str = "smoke",
@@ -121,18 +163,19 @@ def main(
 ) -> None:
     """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
     try:
-        available(device)  # before any work, also of a notebook that needs none
-        extra = dict(map(parse_setting, set_ or []))
-        shared = {name: value for name, value in {"model_name": model, "device": device}.items() if value is not None}
-        output = run(notebook, profile, figures, extra, shared)
-    except RromeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        with refusals():
+            available(device)  # before any work, also of a notebook that needs none
+            extra = dict(map(parse_setting, set_ or []))
+            shared = {
+                name: value for name, value in {"model_name": model, "device": device}.items() if value is not None
+            }
+            output = run(notebook, profile, figures, extra, shared)
     except papermill.PapermillExecutionError as error:
         failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"done: {output}")
+    folder = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
+    typer.echo(f"done: {output}; its figures, if it draws any: {folder}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,19 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
+import torch
+import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from rrome import RromeError, refresh, run
+from rrome import RromeError, run
 from rrome.plots import save as provenance
 
+APP = typer.Typer()
+APP.command()(run.main)
 PARAMETERS = """seed = 0  # int: a seed
 rate = 0.5  # float: a rate
 layer = None  # int | None
@@ -69,9 +77,31 @@ def test_an_unknown_profile_lists_the_known_ones(project):
         run.run(project(""), "paper")
 
 
+@pytest.mark.parametrize(
+    "profile, model, device, folder",
+    [
+        ("laptop", None, "cpu", "figures"),
+        ("long", "smollm2-135m", "cpu", "figures"),
+        ("smoke", None, "cpu", "build/figures/smoke"),
+        ("paper", "gpt2-xl", "cuda", "build/figures/gpt2-xl-paper-cuda"),
+        ("laptop", "some/folder/mine", "cpu", "build/figures/mine-laptop-cpu"),
+        ("laptop", None, "cuda:0", "build/figures/smollm2-135m-laptop-cuda"),
+    ],
+)
+def test_only_the_default_model_on_a_cpu_writes_to_the_figures_that_are_kept(
+    project, tmp_path, monkeypatch, profile, model, device, folder
+):
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
+    asked = {name: value for name, value in {"model_name": model, "device": device}.items() if value}
+    run.run(project("", profile), profile, shared=asked)
+    made = [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("made.txt")]
+    assert made == [folder]
+
+
 def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_path):
     notebook = project("all: {seed: 13}")
-    result = CliRunner().invoke(run_app(), [str(notebook), "--profile", "laptop"])
+    result = CliRunner().invoke(APP, [str(notebook), "--profile", "laptop"])
     unfinished = tmp_path / "build" / "laptop" / "01_small.failed.ipynb"
     assert result.exit_code == 1 and str(unfinished) in result.output.replace("\n", "")
     assert [path.name for path in (tmp_path / "build" / "laptop").iterdir()] == ["01_small.failed.ipynb"]
@@ -81,15 +111,15 @@ def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_
 def test_the_command_line_sets_single_parameters(project, tmp_path):
     notebook = project("")
     command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f")]
-    assert CliRunner().invoke(run_app(), [*command, "--set", "seed=5"]).exit_code == 0
+    assert CliRunner().invoke(APP, [*command, "--set", "seed=5"]).exit_code == 0
     assert (tmp_path / "f" / "made.txt").read_text() == "5"
-    wrong = CliRunner().invoke(run_app(), [*command, "--set", "sed=5"])
+    wrong = CliRunner().invoke(APP, [*command, "--set", "sed=5"])
     assert wrong.exit_code == 2 and "unknown parameter 'sed'" in wrong.output
 
 
 def test_a_device_that_is_not_there_is_said_before_any_work(project, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: None)
-    wrong = CliRunner().invoke(run_app(), [str(project("")), "--profile", "laptop", "--device", "cuda"])
+    wrong = CliRunner().invoke(APP, [str(project("")), "--profile", "laptop", "--device", "cuda"])
     assert wrong.exit_code == 2 and "no device 'cuda' here" in wrong.output
     assert not (tmp_path / "build").exists()
 
@@ -97,32 +127,30 @@ def test_a_device_that_is_not_there_is_said_before_any_work(project, tmp_path, m
 def test_a_model_is_for_the_notebooks_that_have_one(project, tmp_path):
     notebook = project("")
     command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f"), "--model", "gpt2"]
-    assert CliRunner().invoke(run_app(), command).exit_code == 0
+    assert CliRunner().invoke(APP, command).exit_code == 0
     run.run(notebook, "laptop", tmp_path / "f", shared={"seed": 7, "model_name": "gpt2"})
     assert (tmp_path / "f" / "made.txt").read_text() == "7"
 
 
 def test_a_setting_without_a_value_is_refused(project, tmp_path):
-    wrong = CliRunner().invoke(run_app(), [str(project("")), "--profile", "laptop", "--set", "seed"])
+    wrong = CliRunner().invoke(APP, [str(project("")), "--profile", "laptop", "--set", "seed"])
     assert wrong.exit_code == 2 and "NAME=VALUE" in wrong.output
     assert not (tmp_path / "build").exists()
 
 
-def run_app():
-    import typer
-
-    app = typer.Typer()
-    app.command()(run.main)
-    return app
-
-
-def test_refresh_keeps_clean_outputs_in_place(project, tmp_path, monkeypatch):
+def test_make_notebooks_keeps_clean_outputs_in_place(project):
     notebook = project("")
-    monkeypatch.chdir(tmp_path)
     source = nbformat.read(notebook, as_version=4)
-    source.cells.append(new_code_cell("import sys\nprint('noise', file=sys.stderr)\nprint('kept')"))
+    noisy = "import sys\nprint('noise', file=sys.stderr)\nprint('kept')"
+    source.cells += [new_code_cell(noisy), new_code_cell("import ipywidgets\nipywidgets.IntSlider()")]
     nbformat.write(source, notebook)
-    refresh.refresh(notebook)
-    cells = nbformat.read(notebook, as_version=4).cells
-    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3]
-    assert [output.text for output in cells[3].outputs] == ["kept\n"]
+    binaries = f"BIN={Path(sys.executable).parent}"
+    root = Path(__file__).parent.parent
+    command = ["make", "-o", ".venv/installed", "notebooks", f"NOTEBOOKS={notebook}", binaries]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    made = nbformat.read(notebook, as_version=4)
+    assert [cell.get("execution_count") for cell in made.cells] == [None, 1, 2, 3, 4]
+    assert [output.text for output in made.cells[3].outputs] == ["kept\n"] and not made.cells[4].outputs
+    assert [cell.id for cell in made.cells] == [cell.id for cell in source.cells]
+    assert set(made.metadata) == {"kernelspec", "language_info"} and set(made.metadata.language_info) == {"name"}
+    assert [cell.metadata for cell in made.cells] == [{}, {"tags": ["parameters"]}, {}, {}, {}]

@@ -1,11 +1,23 @@
+import weakref
+
 import pytest
 import torch
-from conftest import CONFIGS, make_model
+from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import GPT2Config, LlamaConfig
 
-from rrome import Editor, Search, second_moment
+from rrome import Editor, RromeError, Search, load, second_moment
+from rrome.measure.scores import fact_probabilities
 from rrome.study import speed
+from rrome.update import RULES
 from rrome.update.batch import freeze
+
+WIDE = {
+    "llama": LlamaConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4),
+    "gpt2": GPT2Config(n_embd=256, n_layer=4, n_head=4, n_positions=256),
+}
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +32,7 @@ def test_the_comparison_holds_the_kit_to_the_naive_solver(editor):
     assert list(table["what"]) == ["search of v_e", "one edit, rome", "one edit, all 8 rules"]
     assert (table["relative_error"] < 1e-4).all()
     assert (table["ratio"] == table["seconds_naive"] / table["seconds_ours"]).all()
+    assert (table["floor_seconds"] > 0).all()
 
 
 def test_stages_leave_the_model_as_it_was(editor):
@@ -32,17 +45,28 @@ def test_stages_leave_the_model_as_it_was(editor):
 
 @pytest.mark.parametrize(
     ("family", "attention", "mlp"),
-    [("llama", 2 * 32 * 32 + 2 * 32 * 16, 3 * 32 * 64), ("gpt2", 4 * 32 * 32, 2 * 32 * 128)],
+    [("llama", 4 * 256 * 256, 3 * 256 * 1024), ("gpt2", 4 * 256 * 256, 2 * 256 * 1024)],
 )
-def test_the_floor_counts_every_unavoidable_product_once(family, attention, mlp):
-    fact, model = FACTS[0], make_model(CONFIGS[family])
-    batch = freeze(model, [fact], PREFIXES)[0]
+def test_flops_are_those_that_a_search_cannot_avoid(family, attention, mlp):
+    """Counted by hand; attention's own products and what is read twice before the search are the five percent."""
+    fact, model, prompts = FACTS[0], make_model(WIDE[family]), ["{}"] * 8
+    batch = freeze(model, [fact], prompts)[0]
     tokens, live = batch.mask.sum().item(), batch.mask[:, -batch.ids.shape[1] :].sum().item()
-    read = len(PREFIXES) * len(model.tokenizer(" " + fact.target_new)["input_ids"]) + 1
-    head, block = 32 * len(model.tokenizer), attention + mlp
+    read = len(prompts) * len(model.tokenizer(" " + fact.target_new)["input_ids"]) + 1
+    head, block = 256 * len(model.tokenizer), attention + mlp
     step = live * (block + attention) + read * (mlp + head)  # l* is 1 of 4: a whole block, and the last one's attention
     once = tokens * 2 * block + (tokens - live) * (block + attention)
-    assert speed.search_floor(model, batch, 4)[0] == 2 * (7 * step + once)
+    by_hand = 2 * (39 * step + once)
+    assert by_hand < speed.search_flops(model, [fact], prompts, 20) < 1.05 * by_hand
+
+
+def test_fused_attention_counts_on_a_processor():
+    query, key = torch.ones(1, 2, 3, 8, requires_grad=True), torch.ones(1, 2, 5, 8)
+    with speed.FlopCounterMode(display=False, custom_mapping=speed.ATTENTION) as counter:
+        made = torch.nn.functional.scaled_dot_product_attention(query, key, key)
+        forward = counter.get_total_flops()
+        made.sum().backward()
+    assert forward == 2 * (2 * 2 * 3 * 5 * 8) and counter.get_total_flops() > 2 * forward
 
 
 def test_scaling_measures_each_size_of_each_kind(editor):
@@ -51,3 +75,64 @@ def test_scaling_measures_each_size_of_each_kind(editor):
     )
     assert table["size"].tolist() == [0, 3, 1, 1, 1, 2]
     assert (table[["seconds", "floor_seconds"]] > 0).all(axis=None)
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes of tensors made inside that exist at one time; those that were there before weigh nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count((args, kwargs), new=False)
+        made = operation(*args, **(kwargs or {}))
+        self.count(made, new=True)
+        return made
+
+    def count(self, tree, new):
+        for tensor in (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if (address := storage._cdata) not in self.known:
+                size = storage.nbytes() if new else 0
+                self.known.add(address)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.freed, address, size)
+
+    def freed(self, address, size):
+        self.now -= size
+        self.known.discard(address)
+
+
+def test_an_edit_makes_no_second_copy_of_the_model(texts):
+    model = make_model(WIDE["llama"])
+    editor = Editor(model, second_moment(model, texts, None, cache=False), PREFIXES, search=Search(evaluations=4))
+    weights = list(model.lm.parameters())
+    size = sum(weight.nbytes for weight in weights)
+    with PeakBytes() as copied:
+        _ = [weight.clone() for weight in weights]
+    assert copied.peak >= size
+    with PeakBytes() as edited:
+        updates = editor.updates(FACTS[0], list(RULES))
+        fact_probabilities(model, FACTS[0], updates)
+        with editor.applied(updates["rome"]):
+            fact_probabilities(model, FACTS[0], {"now": None})
+    assert model.site.weight.nbytes < edited.peak < size / 2
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tiny_llama, tmp_path, no_cache):
+    tiny_llama.lm.save_pretrained(tmp_path / "model")
+    tiny_llama.tokenizer.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model", device="cpu")
+    texts = speed.factbook_prose("second-moment")
+    editor = Editor(model, second_moment(model, texts, 1000), PREFIXES, search=Search(evaluations=2))
+    table = speed.edit_memory(editor, FACTS[0]).set_index("what")
+    assert table["megabytes"].iloc[0] == pytest.approx(model.lm.num_parameters() * 4 / 1e6)
+    assert (table["megabytes"] >= 0).all() and table["of_model"].iloc[0] == 1
+
+
+def test_memory_of_a_model_that_cannot_be_loaded_again_is_an_error(editor):
+    with pytest.raises(RromeError, match="unknown model 'tiny-"):
+        speed.edit_memory(editor, FACTS[0])

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
 from ..store.progress import quiet_bars
-from .edits import Record
 from .model import Model, wrap
-from .site import blocks_of, find_site
+from .site import blocks_of
 
 
 def available(device: str | torch.device | None) -> str | torch.device:
@@ -152,27 +151,6 @@ def load(
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
     return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
-
-
-def outline(name: str | Path = DEFAULT_MODEL, *, layer: int | None = None, dtype: torch.dtype = torch.float32) -> Model:
-    """A model as `load` gives it, without weights: its tokenizer, and every shape on torch's meta device.
-
-    Only the configuration and the tokenizer are read, so nothing large is downloaded. Raises RromeError as `load` does.
-    """
-    entry = read_yaml("models.yaml").get(str(name), {})
-    source, pinned = _source(name, entry), {"revision": entry["revision"]} if "revision" in entry else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-        config = AutoConfig.from_pretrained(source, **pinned)
-        with torch.device("meta"):
-            lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise RromeError(_no_model(source, error)) from error
-    if layer is None:
-        layer = entry.get("layer", len(blocks_of(lm)) // 3)
-    return Model(
-        str(name), lm, tokenizer, find_site(lm, layer), Record("no weights", {}), published=entry.get("search", {})
-    )
 
 
 def _numbered(device: str | torch.device) -> str | torch.device:

@@ -5,12 +5,11 @@ from .claims import Evidence, memory_errors
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, in_numbers, playground, sizes, what_it_says
-from .footprint import footprint
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
 from .scorecard import save_scorecard, scorecard, verdicts
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
-from .speed import against_naive, scaling, stages
+from .speed import against_naive, edit_memory, scaling, stages
 
 __all__ = [
     "Checks",
@@ -25,7 +24,7 @@ __all__ = [
     "disabling_edits",
     "draw_facts",
     "draw_sequence",
-    "footprint",
+    "edit_memory",
     "in_numbers",
     "layer_damage",
     "layer_sweep",

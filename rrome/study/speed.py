@@ -1,106 +1,90 @@
-"""How fast an edit is here: against the naive solver, against the machine's matrix products, and stage by stage.
+"""How fast an edit is here and what it holds: against the naive solver, against matrix products, and stage by stage.
 
-    floor  =  FLOPs that a search cannot avoid / FLOPs per second of the same matrix products run alone
+    floor  =  FLOPs of a search / FLOPs per second of matrix products alone, run here with the model's own weights
 
-Unavoidable are the products with the weights above l*, forward and backward, for every token from the subject's last one
-on, those of the last MLP and of the vocabulary where a distribution is read, and once what lies below or before.
-Attention scores and everything elementwise are left out, so the floor cannot be reached.
+The FLOPs are counted by torch while the search runs. It counts fused attention on a CPU as nothing, so that is added
+by the formula that it has for a GPU. Normalisation and activations count nothing, so the floor cannot be reached.
 
 Times compare only within one run on one machine. Nothing here is checked against a clock.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
-from torch.nn.functional import linear
-from transformers.pytorch_utils import Conv1D
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .. import naive
 from ..edit.editor import Editor
 from ..facts.fact import Fact
+from ..facts.text import factbook_prose
 from ..measure.scores import fact_probabilities
+from ..model.load import load
 from ..model.model import Model
-from ..model.site import blocks_of, find_site
-from ..update.batch import Frozen, freeze
+from ..model.site import blocks_of
+from ..update.batch import freeze
 from ..update.rules import RULES, RankOneUpdate
+from ..update.second_moment import second_moment
 from ..update.value import Search, find_values
 
 COLUMNS = ["what", "seconds_naive", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
+ATTENTION = {  # torch counts it on accelerators only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+    ),
+}
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Seconds of wall clock that `work` takes, an accelerator's queue included, and what it returns."""
-    _wait(device)
+    wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
+    wait()
     start = time.perf_counter()
     result = work()
-    _wait(device)
+    wait()
     return time.perf_counter() - start, result
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def search_flops(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], evaluations: int, leading: str | None = None
+) -> int:
+    """FLOPs of a search of so many evaluations: counted for one and for two, since each further one costs the same."""
 
+    def counted(n: int) -> int:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+            find_values(model, facts, templates, Search(evaluations=n, stop_loss=0.0), leading)
+        return counter.get_total_flops()
 
-def search_floor(model: Model, batch: Frozen, evaluations: int) -> tuple[float, float]:
-    """FLOPs that a search of so many evaluations cannot avoid, and the seconds that they take as products alone."""
-    tokens, places = int(batch.mask.sum()), batch.places
-    live = int(batch.mask[:, -batch.ids.shape[1] :].sum())  # from the subject's last token on
-    read = len(set(zip(places.row.tolist(), places.column.tolist(), strict=True)))
-    work = search_products(model, tokens, live, read, evaluations)
-    flops = sum(2 * weight.numel() * rows * times for products, _, times in work for weight, rows in products)
-    return flops, sum(times * product_seconds(products, back) for products, back, times in work)
-
-
-def search_products(
-    model: Model, tokens: int, live: int, read: int, evaluations: int
-) -> list[tuple[list[tuple[torch.Tensor, int]], bool, int]]:
-    """What a search cannot avoid, as (products, back, times): products of (weight, rows), forward or back to the inputs.
-
-    Of its `tokens`, `live` ones are computed anew in each evaluation, and the vocabulary is read at `read` of these.
-    """
-    blocks, last_mlp = blocks_of(model.lm), find_site(model.lm, model.depth - 1).path.rpartition(".")[0]
-    in_mlp = linear_maps(model.lm.get_submodule(last_mlp))
-    mlp = weights_of(in_mlp)
-    attention = weights_of([part for part in linear_maps(blocks[-1]) if part not in in_mlp])
-    middle = [weight for block in blocks[model.layer + 1 : -1] for weight in weights_of(linear_maps(block))]
-    below = [weight for block in blocks[: model.layer + 1] for weight in weights_of(linear_maps(block))]
-    head = [model.lm.get_output_embeddings().weight]
-    step = [(weight, live) for weight in middle + attention] + [(weight, read) for weight in mlp + head]
-    once = [(weight, tokens) for weight in below] + [(weight, tokens - live) for weight in middle + attention]
-    return [(step, False, evaluations), (step, True, evaluations - 1), (once, False, 1)]
-
-
-def linear_maps(module: nn.Module) -> list[nn.Linear | Conv1D]:
-    """All linear maps inside a module."""
-    return [part for part in module.modules() if isinstance(part, (nn.Linear, Conv1D))]
-
-
-def weights_of(maps: Sequence[nn.Linear | Conv1D]) -> list[torch.Tensor]:
-    """The matrices of linear maps, (out, in) each."""
-    return [part.weight.T if isinstance(part, Conv1D) else part.weight for part in maps]
+    first, both = counted(1), counted(2)
+    return first + (evaluations - 1) * (both - first)
 
 
 @torch.no_grad()
-def product_seconds(products: Sequence[tuple[torch.Tensor, int]], back: bool, repeats: int = 3) -> float:
-    """The median time of all products (weight, rows), forward (rows, in) -> (rows, out) or back to the inputs."""
-    sides = {(rows, weight.shape[0 if back else 1]): weight for weight, rows in products}
-    inputs = {side: torch.randn(*side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}
-    device = products[0][0].device
+def product_rate(model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None) -> float:
+    """FLOPs per second of a search's products alone: with all weights above l* and with the vocabulary's, forward and back."""
+    batch = freeze(model, facts, templates, leading)[0]
+    above = [weight for block in blocks_of(model.lm)[model.layer + 1 :] for weight in block.parameters()]
+    products = [(weight, batch.ids.numel()) for weight in above if weight.dim() == 2]
+    products.append((model.lm.get_output_embeddings().weight, len(batch.places.row)))
+    sides = {(rows, side): weight for weight, rows in products for side in weight.shape}
+    inputs = {side: torch.randn(side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}
 
-    def run():
-        for weight, rows in products:
-            _ = inputs[rows, weight.shape[0]] @ weight if back else linear(inputs[rows, weight.shape[1]], weight)
+    def run() -> None:
+        for weight, rows in products:  # forward and back, in the order that the family's layout gives
+            _ = inputs[rows, weight.shape[0]] @ weight, inputs[rows, weight.shape[1]] @ weight.T
 
-    run()
-    return statistics.median(timed(run, device)[0] for _ in range(repeats))
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return sum(4 * rows * weight.numel() for weight, rows in products) / timer.blocked_autorange().median
 
 
 def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
@@ -109,21 +93,18 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
     Columns: what, seconds_naive, seconds_ours, ratio, relative_error (of delta, or the largest of any Delta), and
     floor_seconds of the search. The naive time of eight rules is eight searches, made once and counted eight times.
     """
-    model, device = editor.model, editor.model.device
-    given = (model, fact, editor.prefixes)
-    settings = _naive_settings(editor.search)
-    value_seconds, (target, delta, losses) = timed(
-        lambda: naive.value(*given, editor.leading or "", **settings), device
-    )
+    model, device, leading = editor.model, editor.model.device, editor.leading or ""
+    given, batch = (model, fact, editor.prefixes), ([fact], editor.prefixes, editor.leading)
+    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
+    settings = {names.get(name, name): setting for name, setting in vars(editor.search).items()}
+    value_seconds, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
     c_0, expected, matrix_seconds = editor.second_moment.matrix, {}, {}
     for name, choice in RULES.items():
-        matrix_seconds[name], expected[name] = timed(
-            partial(naive.delta_matrix, *given, c_0, choice, editor.leading or "", target), device
-        )
-    batch = freeze(model, [fact], editor.prefixes, editor.leading)[0]
-    floors = [search_floor(model, batch, len(losses))[1]]
+        work = partial(naive.delta_matrix, *given, c_0, choice, leading, target)
+        matrix_seconds[name], expected[name] = timed(work, device)
+    rates = [product_rate(model, *batch)]
     search_seconds, value = timed(lambda: editor.value(fact), device)
-    floors.append(search_floor(model, batch, len(losses))[1])  # before and after, for a machine that others use too
+    rates.append(product_rate(model, *batch))  # before and after, for a machine that others use too
     one_seconds, one = timed(lambda: editor.updates(fact, [rule]), device)
     all_seconds, every = timed(lambda: editor.updates(fact, list(RULES)), device)
     naive_all = 8 * value_seconds + sum(matrix_seconds.values())
@@ -132,13 +113,9 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
         (f"one edit, {rule}", value_seconds + matrix_seconds[rule], one_seconds, _largest_error(one, expected)),
         ("one edit, all 8 rules", naive_all, all_seconds, _largest_error(every, expected)),
     ]
-    floor = statistics.mean(floors)
+    flops = search_flops(model, [fact], editor.prefixes, len(losses), editor.leading)
+    floor = flops * statistics.mean(1 / rate for rate in rates)
     return pd.DataFrame([(*row[:3], row[1] / row[2], row[3], floor) for row in rows], columns=COLUMNS)
-
-
-def _naive_settings(search: Search) -> dict[str, float]:
-    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
-    return {names.get(name, name): setting for name, setting in vars(search).items()}
 
 
 def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:
@@ -151,28 +128,64 @@ def _largest_error(updates: Mapping[str, RankOneUpdate], expected: Mapping[str, 
 
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
     """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
-    model, device = editor.model, editor.model.device
-    search, solution = timed(lambda: editor.solve(fact), device)
-    update_seconds, update = timed(lambda: solution.update(rule), device)
-    rows = {
-        "keys alone (preflight)": timed(lambda: editor.preflight(fact), device)[0],
-        "what delta cannot change": timed(lambda: freeze(model, [fact], editor.prefixes, editor.leading), device)[0],
-        "search of v_e": search,
-        "update from keys and value": update_seconds,
-        "apply, measure the fact, revert": timed(lambda: measured_in_place(editor, fact, update), device)[0],
-        "whole edit with its metrics": timed(
-            lambda: measured_in_place(editor, fact, editor.update(fact, rule)), device
-        )[0],
+    solution = editor.solve(fact)
+    update = solution.update(rule)
+    work = {
+        "keys alone (preflight)": lambda: editor.preflight(fact),
+        "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
+        "search of v_e": lambda: editor.solve(fact),
+        "update from keys and value": lambda: solution.update(rule),
+        "apply, measure the fact, revert": lambda: _measured_in_place(editor, fact, update),
+        "whole edit with its metrics": lambda: _measured_in_place(editor, fact, editor.update(fact, rule)),
     }
-    return pd.DataFrame({"what": list(rows), "seconds": list(rows.values())}).assign(
-        of_search=lambda table: table["seconds"] / search
-    )
+    seconds = {what: timed(part, editor.model.device)[0] for what, part in work.items()}
+    table = pd.DataFrame({"what": list(seconds), "seconds": list(seconds.values())})
+    return table.assign(of_search=table["seconds"] / seconds["search of v_e"])
 
 
-def measured_in_place(editor: Editor, fact: Fact, update: RankOneUpdate) -> dict[str, list[tuple[float, float]]]:
-    """The probabilities at a fact's prompts with the update in W, which is afterwards as it was."""
+def _measured_in_place(editor: Editor, fact: Fact, update: RankOneUpdate) -> None:
     with editor.applied(update):
-        return fact_probabilities(editor.model, fact, {update.rule: None})[update.rule]
+        fact_probabilities(editor.model, fact, {update.rule: None})
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory so far: of this process (its resident set), or on a CUDA device of torch's tensors there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def edit_memory(editor: Editor, fact: Fact) -> pd.DataFrame:
+    """Memory that one edit needs beside a loaded model: what, megabytes (10^6 bytes), of_model (share of its weights).
+
+    On a CPU a new process loads the model by its name and makes the edit: by how much does its peak rise?
+    """
+    model = editor.model
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        rise = _edit_bytes(editor, fact)
+    else:
+        again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            rise = child.submit(_edit_bytes_anew, *again, fact).result()
+    weights = sum(weight.nbytes for weight in model.lm.parameters())
+    held = {"the model's weights": weights, "W": model.site.weight.nbytes, "one edit under 8 rules, measured": rise}
+    table = pd.DataFrame({"what": list(held), "megabytes": [number / 1e6 for number in held.values()]})
+    return table.assign(of_model=table["megabytes"] * 1e6 / weights)
+
+
+def _edit_bytes(editor: Editor, fact: Fact) -> int:
+    before = peak_bytes(editor.model.device)
+    fact_probabilities(editor.model, fact, editor.updates(fact, list(RULES)))
+    return peak_bytes(editor.model.device) - before
+
+
+def _edit_bytes_anew(name, layer, dtype, tokens, prefixes, search, fact) -> int:
+    model = load(name, layer=layer, dtype=dtype, device="cpu")
+    moment = second_moment(model, factbook_prose("second-moment"), tokens)
+    return _edit_bytes(Editor(model, moment, prefixes, search=search), fact)
 
 
 def scaling(
@@ -196,8 +209,8 @@ def scaling(
     ]
     rows = []
     for varied, size, where, some, prompts, leading in cases:
-        batch = freeze(where, some, prompts, leading)[0]
+        flops = search_flops(where, some, prompts, evaluations, leading)
         seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        floor = search_floor(where, batch, evaluations)[1]
+        floor = flops / product_rate(where, some, prompts, leading)
         rows.append((varied, size, seconds / len(some), floor / len(some)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])
