@@ -1,13 +1,13 @@
 """The whole method in a hundred plain lines, read first: no batch, no padding, no cache. Tests hold the kit to it.
 
-    W, b    down-projection of the MLP of layer l*, (d_v, d_k) and (d_v,)
-    i       position of the subject's last token; T tokens in a prompt, V in the vocabulary
-    k, v    key: what W reads at i, (d_k,); value: what it puts out there, W k + b, (d_v,)
-    N       prompts of one edit: the bare one, and the same after sampled prefixes
-    k_e     mean of the N keys (average); k_e^o: the key of the bare prompt (original)
-    v_e     the value to store: v_0 + delta, with v_0 = W k_e^o + b and delta from gradient descent
-    C_0     E[k k^T] over ordinary text, (d_k, d_k)
-    Delta   update of W, (v_e - (W k_r + b)) u^T / (u . k_d) with u = C_0^-1 k_u, (d_v, d_k)
+W, b    down-projection of the MLP of layer l*, (d_v, d_k) and (d_v,)
+i       position of the subject's last token; T tokens in a prompt, V in the vocabulary
+k, v    key: what W reads at i, (d_k,); value: what it puts out there, W k + b, (d_v,)
+N       prompts of one edit: the bare one, and the same after sampled prefixes
+k_e     mean of the N keys (average); k_e^o: the key of the bare prompt (original)
+v_e     the value to store: v_0 + delta, with v_0 = W k_e^o + b and delta from gradient descent
+C_0     E[k k^T] over ordinary text, (d_k, d_k)
+Delta   update of W, (v_e - (W k_r + b)) u^T / (u . k_d) with u = C_0^-1 k_u, (d_v, d_k)
 """
 
 import torch
