@@ -11,7 +11,7 @@ STAMP     := .venv/installed
 SOURCES   := $(wildcard rrome/*.py rrome/*/*.py rrome/data/*)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # A profile runs the notebooks that it names.
-NAMED     := $(shell sed -n 's/^\([0-9A][0-9]_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
+NAMED     := $(shell sed -n 's/^\([0-9A][0-9][a-z]*_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
 RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)
 SETTINGS  := build/$(PROFILE)/settings.txt
 BOOK_BIN  := .venv-book/bin

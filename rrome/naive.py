@@ -1,7 +1,13 @@
-"""The reference: ROME by the book, slowly. One full forward pass per prompt per step; no batch, no padding, no cache.
+"""The whole method in a hundred plain lines, read first: no batch, no padding, no cache. Tests hold the kit to it.
 
-It shares no code with the kit beyond the model object, and finds the subject's last token by its own means: the tests
-hold the kit to it, and the benchmark measures the kit's speed against it.
+W, b    down-projection of the MLP of layer l*, (d_v, d_k) and (d_v,)
+i       position of the subject's last token; T tokens in a prompt, V in the vocabulary
+k, v    key: what W reads at i, (d_k,); value: what it puts out there, W k + b, (d_v,)
+N       prompts of one edit: the bare one, and the same after sampled prefixes
+k_e     mean of the N keys (average); k_e^o: the key of the bare prompt (original)
+v_e     the value to store: v_0 + delta, with v_0 = W k_e^o + b and delta from gradient descent
+C_0     E[k k^T] over ordinary text, (d_k, d_k)
+Delta   update of W, (v_e - (W k_r + b)) u^T / (u . k_d) with u = C_0^-1 k_u, (d_v, d_k)
 """
 
 import torch
@@ -9,22 +15,24 @@ from torch.nn.functional import kl_div, log_softmax
 
 
 def down_projection(model):
+    """The module that holds W and b."""
     return model.lm.get_submodule(model.site.path)
 
 
 def weight_and_bias(model):
+    """W (d_v, d_k) and b (d_v,), which is 0 where there is none; GPT-2's Conv1D stores W transposed."""
     module = down_projection(model)
     weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
     return weight.detach(), 0 if module.bias is None else module.bias.detach()
 
 
 def subject_position(model, before_subject, subject):
-    """The number of tokens up to the end of the subject, minus one."""
+    """i: the number of tokens up to the end of the subject, minus one."""
     return len(model.tokenizer(before_subject + subject)["input_ids"]) - 1
 
 
 def run(model, ids, position, delta=None):
-    """Logits (T, V), and the input and output of W at `position`, with delta added to that output."""
+    """Logits (T, V) of one prompt, its key (d_k,) and value (d_v,) at `position`, where delta is added to the value."""
     seen = {}
 
     def hook(module, args, out):  # one prompt at a time, so (1, T, d) and OPT's (T, d) flatten to the same rows
@@ -42,7 +50,7 @@ def run(model, ids, position, delta=None):
 
 
 def prompts(model, fact, templates, leading=""):
-    """(ids without the last target token, subject position, target ids) per template."""
+    """Per template: ids without the last target token, i, and the ids of the target."""
     before, after = fact.prompt.split("{}")
     for template in templates:
         start, end = template.split("{}")
@@ -53,48 +61,49 @@ def prompts(model, fact, templates, leading=""):
 
 
 def keys(model, fact, templates, leading=""):
+    """The keys of the N prompts, (N, d_k), that of the bare one first."""
     with torch.no_grad():
-        return torch.stack([run(model, ids, at)[1] for ids, at, _ in prompts(model, fact, templates, leading)])
+        return torch.stack([run(model, ids, i)[1] for ids, i, _ in prompts(model, fact, templates, leading)])
 
 
 def value(model, fact, templates, leading="", *, lr=0.5, evaluations=20, stop=0.05, clamp=4.0, kl=0.0625, decay=0.5):
-    """(v_e, delta, losses)."""
-    rows = list(prompts(model, fact, templates, leading))
+    """Search delta by Adam: v_e (d_v,), delta (d_v,) and the loss at every evaluation."""
+    rows = list(prompts(model, fact, templates, leading))  # N
     kl_ids = model.tokenizer(leading + fact.subject + " is a")["input_ids"]
     kl_at = subject_position(model, leading, fact.subject)
     with torch.no_grad():
-        v_0 = run(model, rows[0][0], rows[0][1])[2]
-    delta = torch.zeros_like(v_0, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=lr)
-    first, losses = None, []
-    for step in range(evaluations):
+        v_0 = run(model, *rows[0][:2])[2]  # (d_v,)
+    delta = torch.zeros_like(v_0, requires_grad=True)  # (d_v,)
+    adam = torch.optim.Adam([delta], lr=lr)
+    initial, losses = None, []
+    for evaluation in range(evaluations):
         nlls = []
-        for ids, at, target in rows:
-            log_probs = log_softmax(run(model, ids, at, delta)[0], -1)
+        for ids, i, target in rows:
+            log_probs = log_softmax(run(model, ids, i, delta)[0], -1)  # (T, V)
             picked = [log_probs[len(ids) - len(target) + n, token] for n, token in enumerate(target)]
             nlls.append(-torch.stack(picked).mean())
-        now = log_softmax(run(model, kl_ids, kl_at, delta)[0][kl_at : kl_at + 1], -1)
-        first = now.detach() if first is None else first
-        loss = torch.stack(nlls).mean() + kl * kl_div(first, now, log_target=True, reduction="batchmean")
+        current = log_softmax(run(model, kl_ids, kl_at, delta)[0][kl_at : kl_at + 1], -1)  # (1, V)
+        initial = current.detach() if initial is None else initial
+        loss = torch.stack(nlls).mean() + kl * kl_div(initial, current, log_target=True, reduction="batchmean")
         loss = loss + decay * delta.norm() / v_0.norm() ** 2
         losses.append(loss.item())
-        if loss < stop or step == evaluations - 1:
+        if loss < stop or evaluation == evaluations - 1:  # the last evaluation makes no step
             break
-        optimiser.zero_grad()
+        adam.zero_grad()
         loss.backward()
-        optimiser.step()
-        with torch.no_grad():
+        adam.step()
+        with torch.no_grad():  # back onto the ball ||delta|| <= clamp ||v_0||
             if delta.norm() > clamp * v_0.norm():
                 delta *= clamp * v_0.norm() / delta.norm()
     return v_0 + delta.detach(), delta.detach(), losses
 
 
 def delta_matrix(model, fact, templates, c_0, choice, leading="", target=None):
-    """Delta (d_v, d_k) of a rule given as an object with direction, denominator, residual."""
-    all_keys = keys(model, fact, templates, leading)
+    """Delta (d_v, d_k) under a rule that names the key of each place; `target` is v_e, searched when None."""
+    all_keys = keys(model, fact, templates, leading)  # (N, d_k)
     pick = {"average": all_keys.mean(0), "original": all_keys[0]}
     weight, bias = weight_and_bias(model)
-    v_e = value(model, fact, templates, leading)[0] if target is None else target
-    u = torch.linalg.solve(c_0.double(), pick[choice.direction].double())
-    residual = v_e - (weight @ pick[choice.residual] + bias)
+    v_e = value(model, fact, templates, leading)[0] if target is None else target  # (d_v,)
+    u = torch.linalg.solve(c_0.double().to(v_e.device), pick[choice.direction].double())  # (d_k,)
+    residual = v_e - (weight @ pick[choice.residual] + bias)  # (d_v,)
     return torch.outer(residual.double(), u) / (u @ pick[choice.denominator].double())

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import naive_value
@@ -63,6 +65,12 @@ def test_the_clamp_bounds_delta(tiny):
 def test_twenty_evaluations_are_nineteen_steps(tiny):
     value = find_value(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0))
     assert len(value.losses) == 20 and value.steps == 19
+
+
+def test_the_probability_is_known_at_every_evaluation(tiny):
+    value = find_value(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0, kl=0.0, weight_decay=0.0))
+    assert [math.exp(-loss) for loss in value.losses] == pytest.approx(value.probabilities)
+    assert value.probability == value.probabilities[-1]
 
 
 def test_a_single_evaluation_makes_no_step_and_brings_the_keys_of_its_prompts(tiny):

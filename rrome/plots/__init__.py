@@ -1,7 +1,7 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
 from .beyond import layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
-from .save import as_text, provenance, save_figure, save_table, show, styled
+from .save import as_text, provenance, save_figure, save_table, show, style, styled
 from .sequential import collapse_curves, survival_curves
 from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
 
@@ -22,6 +22,7 @@ __all__ = [
     "show",
     "sink_survey",
     "speed",
+    "style",
     "styled",
     "survival_curves",
     "text_sizes",

@@ -36,7 +36,7 @@ def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict
     c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
     keys = Keys(torch.randn(5, d_k, generator=draw))
     target = torch.randn(d_v, generator=draw)
-    value = Value(target * 0, target, 1.0, 0, (), keys)
+    value = Value(target * 0, target, (), (), keys)
     errors: dict[str, dict[str, float]] = {}
     for rule in RULES:
         update = rank_one_update(site, keys, value, c0, rule)

@@ -41,21 +41,30 @@ class Search:
 class Value:
     """v_e of one fact: `target` (d_v,) = `base` v_0 + `delta`, all float32.
 
-    `probability` is exp(-mean NLL) of the target at the last evaluation, `steps` the number of Adam steps made,
-    `losses` the total loss at every evaluation; `keys` are those that the prompts of the search had.
+    `losses` has the total loss and `probabilities` exp(-mean NLL) of the target at every evaluation; `keys` are those
+    that the prompts of the search had.
     """
 
     base: torch.Tensor
     delta: torch.Tensor
-    probability: float
-    steps: int
     losses: tuple[float, ...] = field(repr=False)
+    probabilities: tuple[float, ...] = field(repr=False)
     keys: Keys = field(repr=False)
 
     @property
     def target(self) -> torch.Tensor:
         """v_e, (d_v,)."""
         return self.base + self.delta
+
+    @property
+    def probability(self) -> float:
+        """exp(-mean NLL) of the target at the last evaluation."""
+        return self.probabilities[-1]
+
+    @property
+    def steps(self) -> int:
+        """The number of Adam steps made; the last evaluation makes none."""
+        return len(self.losses) - 1
 
 
 def find_value(
@@ -105,7 +114,7 @@ class _Descent:
         self.delta = torch.zeros_like(base, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
         self.losses: list[float] = []
-        self.nll = math.nan  # at the last evaluation
+        self.probabilities: list[float] = []
 
     @property
     def ended(self) -> bool:
@@ -121,7 +130,7 @@ class _Descent:
                 f"the loss of {self.fact.rewrite!r} -> {self.fact.target_new!r} is {loss} at evaluation {len(self.losses)}"
             )
         self.losses.append(loss)
-        self.nll = nll
+        self.probabilities.append(math.exp(-nll))
 
     def step(self, slope: torch.Tensor) -> None:
         """One step of Adam, then back onto the ball ||delta|| <= clamp ||v_0||."""
@@ -131,5 +140,4 @@ class _Descent:
             self.delta.mul_((self.search.clamp * self.base.norm() / self.delta.norm()).clamp(max=1))
 
     def value(self) -> Value:
-        steps = len(self.losses) - 1
-        return Value(self.base, self.delta.detach(), math.exp(-self.nll), steps, tuple(self.losses), self.keys)
+        return Value(self.base, self.delta.detach(), tuple(self.losses), tuple(self.probabilities), self.keys)
