@@ -62,6 +62,7 @@ def test_evidence_that_is_not_there_is_named(tmp_path):
         standard_evidence(tmp_path, "m", "laptop", order=0)
 
 
+@pytest.mark.slow
 def test_a_standard_editor_can_be_made_again_on_a_worker():
     editor = standard_editor("smollm2-135m", layer=4, c0_tokens=2000, seed=3, prefixes=["{}", "So. {}"])
     recipe = pickle.dumps(standard_recipe(editor))
