@@ -60,7 +60,7 @@ FAMILIES = {  # each with what makes it different
     "falcon": FalconConfig(**HEADS, new_decoder_architecture=True, num_kv_heads=2),  # parallel, grouped
     "falcon-alibi": FalconConfig(**HEADS, alibi=True, multi_query=False, parallel_attn=False, bias=True),
     "llama": LlamaConfig(**GROUPED | {"max_position_embeddings": 2048}),
-    "mistral": MistralConfig(**GROUPED, sliding_window=4),
+    "mistral": MistralConfig(**GROUPED, sliding_window=5),  # with 4 the target would be out of the value's reach
     "qwen2": Qwen2Config(**GATED, num_key_value_heads=2, use_sliding_window=True, **SLIDING),  # biases in attention
     "qwen3": Qwen3Config(**GROUPED),  # normed queries and keys
     "gemma2": Gemma2Config(**GROUPED, query_pre_attn_scalar=8, **SLIDING),  # norm after the MLP, soft-capped logits

@@ -4,7 +4,8 @@ import pytest
 
 from rrome import RULES, RromeError
 from rrome.store.disk import read_yaml
-from rrome.study import claims, memory_errors, scorecard
+from rrome.study import claims, memory_errors, save_scorecard, scorecard, verdicts
+from rrome.study.scorecard import STATUS
 from rrome.study.sequential import SequentialRun
 from rrome.study.verdicts import Statement, below, beyond, verdict
 
@@ -63,11 +64,11 @@ def evidence(single=None, **runs):
 
 @pytest.fixture(scope="module")
 def as_published():
-    return scorecard.scorecard(evidence())
+    return scorecard(evidence())
 
 
 def test_studies_that_are_as_the_paper_says_reproduce_all_but_the_doubtful_claim(as_published):
-    found = scorecard.verdicts(as_published)["verdict"]
+    found = verdicts(as_published)["verdict"]
     assert found.drop("C9").eq("reproduced").all(), found
     assert found["C9"] == "not testable here"
 
@@ -126,7 +127,7 @@ def test_the_verdict_follows_from_the_statements(outcomes, expected):
 def test_every_claim_has_its_words_criteria_and_evidence():
     told = read_yaml("claims.yaml")
     assert list(told) == list(claims.CRITERIA) == [f"C{n}" for n in range(1, 11)]
-    assert all(about["status"] in scorecard.STATUS for about in told.values())
+    assert all(about["status"] in STATUS for about in told.values())
 
 
 def test_an_unfinished_study_is_named():
@@ -138,7 +139,7 @@ def test_an_unfinished_study_is_named():
 
 def test_the_page_holds_every_statement_and_its_table_is_sound_markdown(as_published, tmp_path):
     table = as_published
-    files = scorecard.save_scorecard(table, tmp_path, sizes="42 facts.", provenance={"seed": 0})
+    files = save_scorecard(table, tmp_path, sizes="42 facts.", provenance={"seed": 0})
     assert [file.name for file in files] == ["claims.md", "claims.csv", "claims.json"]
     page = files[0].read_text()
     assert all(said in page for said in table["statement"])

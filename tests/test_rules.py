@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from rrome import RULES, Editor, Fact, KeyChoice, RankOneUpdate, RromeError, naive, second_moment
 from rrome.facts.text import factbook_prose
-from rrome.update.rules import Rule, rule_named
+from rrome.update.keys import Keys
+from rrome.update.rules import Rule, rank_one_update, rule_named
 
 
 @pytest.fixture(scope="module", params=FACTS[:2], ids=lambda fact: fact.subject)
@@ -79,6 +80,12 @@ def test_denominators_of_consistent_rules_are_positive(edit):
     assert all(
         edit[3][rule].denominator > 0 for rule, choice in RULES.items() if choice.direction == choice.denominator
     )
+
+
+def test_a_denominator_of_zero_is_an_error_that_names_rule_and_subject(editor, edit):
+    nothing = Keys(torch.zeros_like(edit[1].all))
+    with pytest.raises(RromeError, match=r"denominator of rule 'rome' for 'Italy' is 0\.0: the update is undefined"):
+        rank_one_update(editor.model.site, nothing, edit[2], editor.second_moment, "rome", "Italy")
 
 
 def test_an_update_survives_saving(edit, tmp_path):
