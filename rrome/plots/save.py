@@ -40,7 +40,7 @@ BY_RULE = {"hue": "rule", "style": "rule", "palette": COLOURS, "markers": MARKER
 LINES = {**BY_RULE, "dashes": DASHES, "markeredgecolor": "auto"}
 
 # seaborn's keywords that draw a value with an interval that is known already; see `with_interval`
-INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.min(), three.max())}
+INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.iloc[1], three.iloc[-1])}
 
 
 def with_interval(table: pd.DataFrame, value: str, low: str = "low", high: str = "high") -> pd.DataFrame:
@@ -71,7 +71,9 @@ def show(figure: Figure, alt: str) -> None:
     display(figure, metadata={"image/png": {"alt": alt}})
 
 
-def save(contents: Record, table: pd.DataFrame, name: str, folder: str | Path, *, provenance: Record) -> list[Path]:
+def save_files(
+    contents: Record, table: pd.DataFrame, name: str, folder: str | Path, *, provenance: Record
+) -> list[Path]:
     """Write NAME.csv (the table), NAME.json (provenance) and what `contents` holds by suffix: a text, or a function that
     writes to a path. Each file is written whole or not at all."""
     record = json.dumps({"figure": name, "rows": len(table), **provenance}, indent=2, ensure_ascii=False) + "\n"
@@ -92,7 +94,7 @@ def save_figure(
         ".pdf": partial(figure.savefig, format="pdf", metadata={"CreationDate": None, "Title": alt}),
     }
     with style():
-        return save(pictures, table, name, folder, provenance={"alt": alt, **provenance})
+        return save_files(pictures, table, name, folder, provenance={"alt": alt, **provenance})
 
 
 def save_table(
@@ -104,7 +106,7 @@ def save_table(
         ".md": as_text(table, published, mark="**{}**").to_markdown() + "\n",
         ".tex": latex.to_latex(hrules=True, column_format="l" + "r" * len(COLUMNS)),
     }
-    return save(pages, table, name, folder, provenance=provenance)
+    return save_files(pages, table, name, folder, provenance=provenance)
 
 
 def best_rules(table: pd.DataFrame) -> dict[str, str]:

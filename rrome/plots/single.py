@@ -164,16 +164,9 @@ def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES,
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
     looks: dict[str, Any] = {"hue": "rule", "hue_order": rules, "palette": COLOURS}
     looks |= {"markers": [MARKERS[rule] for rule in rules], "x": "prompt", "y": "value", "dodge": 0.3, "capsize": 0.04}
+    looks |= {"markersize": 6, "linewidth": 1.2}
     for name, panel in zip(STRATA, axes, strict=True):
-        sns.pointplot(
-            found[found["subjects"].eq(name)],
-            markersize=6,
-            linewidth=1.2,
-            legend=panel is axes[0],
-            ax=panel,
-            **looks,
-            **INTERVAL,
-        )
+        sns.pointplot(found[found["subjects"].eq(name)], legend=panel is axes[0], ax=panel, **looks, **INTERVAL)
         panel.set(title=name, xlabel=None, ylabel="ES", ylim=(0, 1.04))
     legend(axes[0], loc="lower left")
     return figure

@@ -2,7 +2,7 @@
 
 from .ahead import preflights, strata
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
-from .claims import Evidence, memory_errors
+from .claims import Evidence, memory_errors, scorecard
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .examples import compute_updates, in_numbers, sizes, what_it_says
 from .footprint import footprint
@@ -18,10 +18,10 @@ from .protocol import (
     standard_study,
     standard_tasks,
 )
-from .scorecard import save_scorecard, scorecard, verdicts
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, scaling, stages
+from .verdicts import as_markdown, verdicts
 
 __all__ = [
     "Checks",
@@ -29,6 +29,7 @@ __all__ = [
     "Measures",
     "SequentialRun",
     "against_naive",
+    "as_markdown",
     "broken",
     "collapse_edit",
     "compute_updates",
@@ -44,7 +45,6 @@ __all__ = [
     "preflights",
     "read_sequential",
     "read_single_edits",
-    "save_scorecard",
     "scaling",
     "scorecard",
     "sequence_path",
