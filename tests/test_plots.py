@@ -1,11 +1,14 @@
 import json
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
 from rrome import plots
-from rrome.update.rules import NAMED_RULES
+from rrome.measure.metrics import COLUMNS
+from rrome.study.collapse import survival
+from rrome.update.rules import NAMED_RULES, RULES
 
 matplotlib.use("agg")
 
@@ -45,7 +48,7 @@ def figures():
     ]
 
 
-def test_every_figure_can_be_drawn(figures):
+def test_every_figure_of_what_goes_beyond_single_edits_can_be_drawn(figures):
     for figure in figures:
         figure.canvas.draw()
         assert figure.axes
@@ -81,3 +84,142 @@ def test_every_named_rule_has_a_colour_and_a_second_channel():
     rules = ["unedited", *NAMED_RULES]
     for channel in (plots.save.COLOURS, plots.save.MARKERS, plots.save.DASHES, plots.save.NAMES):
         assert len({channel[rule] for rule in rules}) == len(rules)
+
+
+@pytest.fixture
+def edits():
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "fact": fact, "subject": f"Town {fact}", "rule": rule, "position": fact % 3, "delta": rng.random() / 10 + 0.1,
+            "delta_frobenius": rng.random() + 0.1, "entropy": rng.random(), "perplexity": 20 + rng.random(),
+            "amplification_rome": rng.random(), "ES": 1.0, "PS": rng.random(), "NS": rng.random(), "ES_prefixed": 0.5,
+        }
+        for fact in range(9)
+        for rule in ("unedited", *RULES)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_every_figure_of_the_single_edits_can_be_drawn(edits):
+    named = edits[edits["rule"].isin(NAMED_RULES)]
+    broken = edits["perplexity"] > 20.5
+    survey = pd.DataFrame({"token": ["", "a"], "norm_leading": [None, 9.0], "norm_behind": [90.0, 5.0]})
+    led = named.assign(leading="a", norm_leading=9.0, norm_original=5.0)
+    sizes = pd.concat(
+        [named.assign(tokens=n, seconds=n / 9, cosine=n / 200, refused=None) for n in (100, 200)]
+        + [pd.DataFrame({"tokens": [50], "refused": ["too few"]})]
+    )
+    figures = [
+        plots.delta_scatter(named),
+        plots.key_grid(edits),
+        plots.preflight_roc(edits, "rome", broken, (0.9, 0.8, 1.0)),
+        plots.prefixed_efficacy(named),
+        plots.sink_survey(survey, ["a"]),
+        plots.leading_tokens(led),
+        plots.text_sizes(sizes, 64, 150),
+        plots.text_sizes(sizes[sizes["refused"].isna()], 64, 150),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+
+
+@pytest.mark.parametrize("outcome, says", [(False, "no edit breaks the model"), (True, "every edit breaks the model")])
+def test_a_model_that_nothing_or_everything_breaks_has_no_roc_curve(edits, outcome, says):
+    figure = plots.preflight_roc(edits, "rome", pd.Series(outcome, edits.index), (np.nan,) * 3)
+    assert says in figure.axes[1].get_title(loc="left") and len(figure.axes[1].lines) == 1  # the diagonal
+
+
+def test_the_largest_outliers_are_named_and_panels_share_their_axes(edits):
+    edits.loc[edits["position"].eq(0) & edits["rule"].ne("p-rome"), "delta"] *= 100
+    figure = plots.delta_scatter(edits[edits["rule"].isin(NAMED_RULES)], labels=2)
+    panels = figure.axes[4:7]
+    assert len({panel.get_xlim() for panel in panels}) == len({panel.get_ylim() for panel in panels}) == 1
+    for rule, panel in zip(NAMED_RULES, panels, strict=True):
+        largest = edits[edits["rule"].eq(rule)].nlargest(2, "delta")["subject"]
+        assert [text.get_text() for text in panel.texts] == ([] if rule == "p-rome" else list(largest))
+        assert panel.get_xscale() == "log"
+
+
+def test_an_interval_is_drawn_as_it_was_given():
+    rows = pd.DataFrame({"kind": "mlp", "layer": [0, 1], "effect": [0.2, 0.9], "low": [0.1, 0.3], "high": [0.7, 0.8]})
+    figure = plots.tracing(rows.assign(total=1.0))  # at layer 1 the value lies outside its interval, and stays so
+    line = next(line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1])
+    assert list(line.get_ydata()) == [0.2, 0.9]
+    edges = {tuple(point) for point in figure.axes[0].collections[0].get_paths()[0].vertices.tolist()}
+    assert {(0, 0.1), (0, 0.7), (1, 0.3), (1, 0.8)} <= edges
+
+
+def test_drawing_leaves_numpys_generator_alone_and_jitter_does_not_change(edits, tmp_path):
+    state = np.random.get_state()[1].copy()
+    files = [plots.save_figure(plots.key_grid(edits), edits, name, tmp_path, alt="x", provenance={}) for name in "ab"]
+    assert files[0][1].read_bytes() == files[1][1].read_bytes()
+    assert (np.random.get_state()[1] == state).all()
+
+
+def test_a_page_is_saved_with_its_table_and_provenance(tmp_path):
+    files = plots.save_files({".md": "# Page\n"}, SAID, "page", tmp_path, provenance={"seed": 0})
+    assert [file.name for file in files] == ["page.csv", "page.md", "page.json"]
+    assert files[1].read_text() == "# Page\n" and json.loads(files[2].read_text())["seed"] == 0
+
+
+def curve(scale):
+    return pd.DataFrame(
+        {
+            "edits": range(5),
+            "delta": [0, *(scale * n for n in range(1, 5))],
+            "perplexity": 10.0,
+            "task": [0.9, None, None, None, 0.5],
+        }
+    )
+
+
+def test_every_rule_has_a_column_on_common_axes_and_the_others_stand_behind():
+    curves = {"rome": curve(100.0), "r-rome": curve(1.0), "p-rome": curve(2.0)}
+    disabling = {rule: pd.DataFrame({"edit": [2], "delta": [9.0], "subject": ["Italy"]}) for rule in curves}
+    figure = plots.collapse_curves(curves, ["r-rome", "p-rome"], {"task": 0.5}, disabling)
+    assert len(figure.axes) == 8
+    delta = figure.axes[4]
+    assert delta.get_ylim() == figure.axes[5].get_ylim() and delta.get_ylim()[1] >= 400
+    assert [text.get_text() for text in delta.texts] == ["Italy"]
+    assert len(plots.collapse_curves(curves, ["rome"], {"task": 0.5}, disabling).axes) == 4
+
+
+def test_survival_has_a_step_per_rule():
+    runs = pd.DataFrame({"rule": ["rome", "rome", "r-rome", "r-rome"], "collapse": [2, 5, None, None], "edits": 10})
+    figure = plots.survival_curves(survival(runs))
+    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["ROME", "r-ROME"]
+    drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert [line.get_drawstyle() for line in drawn] == ["steps-post"] * 2
+
+
+@pytest.fixture
+def measured():
+    """A table of metrics: r-rome's PS is the better one, and its GE is not known."""
+    columns = [f"{name}{end}" for name in COLUMNS for end in ("", "_low", "_high")]
+    table = pd.DataFrame(50.0, index=[0, 1], columns=columns).assign(rule=["rome", "r-rome"])
+    return table.assign(PS=[40.0, 60.0], GE=[400.0, None], GE_low=[390.0, None], GE_high=[410.0, None])
+
+
+def test_the_table_is_written_in_four_forms(measured, tmp_path):
+    table = measured
+    published = {
+        "model": "GPT2-XL",
+        "table": {"rome": dict.fromkeys(COLUMNS, 50.0)},
+    }
+    files = plots.save_table(table, "table1", tmp_path, published=published, provenance={"seed": 0})
+    assert sorted(path.name for path in files) == ["table1.csv", "table1.json", "table1.md", "table1.tex"]
+    assert {"rule", "ES", "ES_low", "S_high"} <= set(pd.read_csv(tmp_path / "table1.csv").columns)
+    markdown = (tmp_path / "table1.md").read_text()
+    assert "ROME, GPT2-XL (published)" in markdown and markdown.count("**") >= 2
+    latex = (tmp_path / "table1.tex").read_text()
+    assert "\\toprule" in latex and "\\textbf{" in latex and "\\bottomrule" in latex
+    assert "font-weight: bold" in plots.styled(table, published).to_html()
+
+
+def test_the_best_of_a_column_is_marked_and_the_unedited_model_does_not_compete(measured):
+    unedited = measured[measured["rule"].eq("rome")].assign(rule="unedited", PS=100.0)
+    table = pd.concat([unedited, measured])
+    assert plots.save.best_rules(table)["PS"] == "r-rome"
+    text = plots.as_text(table, mark="<{}>")
+    assert text.loc["r-ROME", "PS"].startswith("<") and text.loc["r-ROME", "GE"] == "–"

@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
@@ -24,6 +24,8 @@ from pandas.io.formats.style import Styler
 from ..measure.metrics import COLUMNS
 from ..store.disk import atomic
 
+Record = Mapping[str, Any]
+
 # Each rule has one name, and one colour, marker, dash and hatch, told apart also in print and by the colour-blind. A rule's
 # colour means that rule and nothing else; whatever is no rule takes the colours of SERIES.
 NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME", "aao": "aao"}
@@ -38,7 +40,7 @@ BY_RULE = {"hue": "rule", "style": "rule", "palette": COLOURS, "markers": MARKER
 LINES = {**BY_RULE, "dashes": DASHES, "markeredgecolor": "auto"}
 
 # seaborn's keywords that draw a value with an interval that is known already; see `with_interval`
-INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.min(), three.max())}
+INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.iloc[1], three.iloc[-1])}
 
 
 def with_interval(table: pd.DataFrame, value: str, low: str = "low", high: str = "high") -> pd.DataFrame:
@@ -69,47 +71,34 @@ def show(figure: Figure, alt: str) -> None:
     display(figure, metadata={"image/png": {"alt": alt}})
 
 
-def save(
-    contents: Mapping[str, str | Callable[[Path], Any]],
-    table: pd.DataFrame,
-    name: str,
-    folder: str | Path,
-    *,
-    provenance: Mapping[str, Any],
+def save_files(
+    contents: Record, table: pd.DataFrame, name: str, folder: str | Path, *, provenance: Record
 ) -> list[Path]:
-    """Write NAME.csv (the table), NAME and each suffix of `contents` (a text, or what writes it to a path), and NAME.json
-    (provenance), each file whole or not at all."""
+    """Write NAME.csv (the table), NAME.json (provenance) and what `contents` holds by suffix: a text, or a function that
+    writes to a path. Each file is written whole or not at all."""
     record = json.dumps({"figure": name, "rows": len(table), **provenance}, indent=2, ensure_ascii=False) + "\n"
     everything = {".csv": table.to_csv(index=False, lineterminator="\n"), **contents, ".json": record}
     files = [Path(folder) / f"{name}{suffix}" for suffix in everything]
     for file, content in zip(files, everything.values(), strict=True):
         with atomic(file) as scratch:
-            if isinstance(content, str):
-                scratch.write_text(content, encoding="utf-8")
-            else:
-                content(scratch)
+            content(scratch) if callable(content) else scratch.write_text(content, encoding="utf-8")
     return files
 
 
 def save_figure(
-    figure: Figure, table: pd.DataFrame, name: str, folder: str | Path, *, alt: str, provenance: Mapping[str, Any]
+    figure: Figure, table: pd.DataFrame, name: str, folder: str | Path, *, alt: str, provenance: Record
 ) -> list[Path]:
     """Write NAME.csv, .png, .pdf and .json (provenance with the alternative text)."""
-    pictures: dict[str, Callable[[Path], Any]] = {
+    pictures = {
         ".png": partial(figure.savefig, format="png", metadata={"Description": alt}),
         ".pdf": partial(figure.savefig, format="pdf", metadata={"CreationDate": None, "Title": alt}),
     }
     with style():
-        return save(pictures, table, name, folder, provenance={"alt": alt, **provenance})
+        return save_files(pictures, table, name, folder, provenance={"alt": alt, **provenance})
 
 
 def save_table(
-    table: pd.DataFrame,
-    name: str,
-    folder: str | Path,
-    *,
-    published: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any],
+    table: pd.DataFrame, name: str, folder: str | Path, *, published: Record | None = None, provenance: Record
 ) -> list[Path]:
     """Write a table of metrics: NAME.csv (numbers with _low and _high), .md, .tex and .json (provenance)."""
     latex = as_text(table, published, mark=r"\textbf{{{}}}").style
@@ -117,7 +106,7 @@ def save_table(
         ".md": as_text(table, published, mark="**{}**").to_markdown() + "\n",
         ".tex": latex.to_latex(hrules=True, column_format="l" + "r" * len(COLUMNS)),
     }
-    return save(pages, table, name, folder, provenance=provenance)
+    return save_files(pages, table, name, folder, provenance=provenance)
 
 
 def best_rules(table: pd.DataFrame) -> dict[str, str]:
@@ -126,7 +115,7 @@ def best_rules(table: pd.DataFrame) -> dict[str, str]:
     return {name: edited[name].idxmax() for name in COLUMNS if edited[name].notna().any()}
 
 
-def as_text(table: pd.DataFrame, published: Mapping[str, Any] | None = None, mark: str = "{}") -> pd.DataFrame:
+def as_text(table: pd.DataFrame, published: Record | None = None, mark: str = "{}") -> pd.DataFrame:
     """Cells as "mean [low, high]", the best of a column put into `mark`; published rows, if given, stand below."""
     best, rows = best_rules(table), {}
     for row in table.to_dict("records"):
@@ -145,7 +134,7 @@ def _cell(value: float, low: float, high: float) -> str:
     return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def styled(table: pd.DataFrame, published: Mapping[str, Any] | None = None) -> Styler:
+def styled(table: pd.DataFrame, published: Record | None = None) -> Styler:
     """The table for a notebook: best of each column bold, published rows in italics."""
     best = {name: NAMES.get(rule, rule) for name, rule in best_rules(table).items()}
 

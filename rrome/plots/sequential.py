@@ -1,6 +1,7 @@
 """The figures of the sequential study: collapse curves, and how many edits runs survive."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -33,12 +34,8 @@ def collapse_curves(
         _tasks(tasks, curves[rule], floors)
         tasks.set_title(NAMES[rule])
         palette = grey | {rule: COLOURS[rule]}
-        looks = {
-            "hue": "rule",
-            "size": "rule",
-            "palette": palette,
-            "sizes": {each: 1 + (each == rule) for each in palette},
-        }
+        looks: dict[str, Any] = {"hue": "rule", "size": "rule", "palette": palette}
+        looks["sizes"] = {each: 1 + (each == rule) for each in palette}
         for panel, name in zip(others, ("perplexity", "delta", "delta"), strict=True):
             shown = every[every["rule"].isin(palette) & (every[name].gt(0) | (panel is not others[-1]))]
             looks |= {"hue_order": [*palette], "legend": bool(grey) and panel is axes[1, 0]}

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,9 @@ from .save import COLOURS, HATCHES, INTERVAL, MARKERS, NAMES, legend, style, wit
 ORDINARY, FIRST = "ordinary subjects", "first-token subjects"
 STRATA = {ORDINARY: "#56B4E9", FIRST: "#E69F00"}  # their colours where rules are told apart otherwise
 STRATA_MARKERS = {ORDINARY: "o", FIRST: "D"}
+STRATA_POINTS: dict[str, dict[str, Any]] = {
+    ORDINARY: {"s": 16, "alpha": 0.5, "linewidth": 0}, FIRST: {"s": 46, "edgecolor": "black", "linewidth": 0.7}
+}  # fmt: skip
 
 
 def _with_strata(edits: pd.DataFrame) -> pd.DataFrame:
@@ -27,12 +31,8 @@ def _with_strata(edits: pd.DataFrame) -> pd.DataFrame:
 
 def _points(panel: Axes, here: pd.DataFrame, x: str, y: str, rule: str) -> None:
     """One rule's facts: ordinary subjects small and pale, first-token subjects large with a black edge."""
-    looks = {
-        ORDINARY: {"s": 16, "alpha": 0.5, "linewidth": 0},
-        FIRST: {"s": 46, "edgecolor": "black", "linewidth": 0.7},
-    }
     for name, part in here.groupby("subjects", sort=False):
-        marks = {"marker": MARKERS[rule], "color": COLOURS[rule], "label": name, **looks[name]}
+        marks = {"marker": MARKERS[rule], "color": COLOURS[rule], "label": name, **STRATA_POINTS[name]}
         sns.scatterplot(part, x=x, y=y, ax=panel, **marks)
 
 
@@ -40,8 +40,7 @@ def _points(panel: Axes, here: pd.DataFrame, x: str, y: str, rule: str) -> None:
 def delta_scatter(edits: pd.DataFrame, rules: Sequence[str] = NAMED_RULES, labels: int = 3) -> Figure:
     """Figure 2: |Delta| (log) against normalised entropy, one panel per rule on the same axes, with both margins.
 
-    First-token subjects are drawn large; of updates above three times the ordinary median the
-    `labels` largest are named.
+    First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest are named.
     """
     edits = _with_strata(edits[edits["rule"].isin(rules)])
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
@@ -95,7 +94,8 @@ def key_grid(edits: pd.DataFrame) -> Figure:
     edits, rules = _with_strata(edits), list(RULES)
     scores = _intervals(edits[edits["rule"].isin(rules)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
     figure, (sizes, shares, damage) = plt.subplots(3, 1, figsize=(9.5, 7.4), sharex=True, layout="constrained")
-    looks = {"x": "rule", "order": rules, "hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
+    looks: dict[str, Any] = {"x": "rule", "order": rules}
+    looks |= {"hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
     for name, marker in STRATA_MARKERS.items():
         points = {"dodge": True, "jitter": 0.25, "marker": marker, "size": 3.5, "alpha": 0.6, "legend": False}
         for panel, column in ((sizes, "delta_frobenius"), (damage, "perplexity")):
@@ -115,7 +115,9 @@ def key_grid(edits: pd.DataFrame) -> Figure:
 
 def _intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
     """A statistic of each group of edits with its interval, as `value` in the form that INTERVAL draws."""
-    rows = [(*group, *interval([here[name] for name in names], statistic)) for group, here in edits.groupby(by)]
+    rows = [
+        (*group, *interval([here[name] for name in names], statistic)) for group, here in edits.groupby(by, sort=False)
+    ]
     return with_interval(pd.DataFrame(rows, columns=[*by, "value", "low", "high"]), "value")
 
 
@@ -132,7 +134,7 @@ def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple
     figure, (points, curve) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", width_ratios=[1.6, 1])
     outcomes = {"perplexity holds": "0.6", "model broken": "black"}
     here = here.assign(outcome=np.where(broken, "model broken", "perplexity holds"))
-    looks = {"hue": "outcome", "style": "outcome", "hue_order": [*outcomes], "style_order": [*outcomes]}
+    looks: dict[str, Any] = {"hue": "outcome", "style": "outcome", "hue_order": [*outcomes], "style_order": [*outcomes]}
     looks |= {"palette": outcomes, "markers": ["o", "X"]}
     sns.scatterplot(here, x=predicted, y="perplexity", s=36, alpha=0.7, ax=points, **looks)
     points.set(
@@ -160,8 +162,9 @@ def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES,
     found = edits.melt(["subjects", "rule"], prompts.values(), "prompt", "ES")
     found = _intervals(found, ["subjects", "rule", "prompt"], ["ES"], np.mean)
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
-    looks = {"hue": "rule", "hue_order": rules, "palette": COLOURS, "markers": [MARKERS[rule] for rule in rules]}
-    looks |= {"x": "prompt", "y": "value", "dodge": 0.3, "capsize": 0.04, "markersize": 6, "linewidth": 1.2}
+    looks: dict[str, Any] = {"hue": "rule", "hue_order": rules, "palette": COLOURS}
+    looks |= {"markers": [MARKERS[rule] for rule in rules], "x": "prompt", "y": "value", "dodge": 0.3, "capsize": 0.04}
+    looks |= {"markersize": 6, "linewidth": 1.2}
     for name, panel in zip(STRATA, axes, strict=True):
         sns.pointplot(found[found["subjects"].eq(name)], legend=panel is axes[0], ax=panel, **looks, **INTERVAL)
         panel.set(title=name, xlabel=None, ylabel="ES", ylim=(0, 1.04))
@@ -173,8 +176,7 @@ def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES,
 def disabling_edit(table: pd.DataFrame, *, width: int = 104, lines: int = 2) -> Figure:
     """Figure 1: what the model says after each edit, one block per (subject, prompt), with ||Delta||_F beside it.
 
-    `table` has the columns subject, prompt, target_new, rule, delta_frobenius, entropy, perplexity and text; the
-    unedited model has rule "unedited" and no delta.
+    `table`: subject, prompt, target_new, rule ("unedited" has no delta), delta_frobenius, entropy, perplexity, text.
     """
     blocks = list(table.groupby(["subject", "prompt", "target_new"], sort=False))
     rows = max(len(block) for _, block in blocks)
@@ -204,7 +206,7 @@ def _draw_bars(axes: Axes, block: pd.DataFrame, longest: float) -> None:
     looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "width": 0.5}
     sns.barplot(block, x="delta_frobenius", y="rule", legend=False, saturation=1, ax=axes, **looks)
     for bars, rule in zip(axes.containers, block["rule"], strict=True):
-        plt.setp(bars.patches, hatch=HATCHES.get(rule), edgecolor="white", linewidth=0)
+        plt.setp(list(bars), hatch=HATCHES.get(rule), edgecolor="white", linewidth=0)
         axes.bar_label(bars, fmt=" %.0f", fontsize=8, weight="bold")
     for y, row in enumerate(block.itertuples()):
         notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}"

@@ -1,15 +1,15 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
-from .claims import Evidence, memory_errors
+from .claims import Evidence, memory_errors, scorecard
 from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, in_numbers, playground, sizes, what_it_says
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
-from .scorecard import save_scorecard, scorecard, verdicts
 from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, edit_memory, scaling, stages
+from .verdicts import as_markdown, verdicts
 
 __all__ = [
     "Checks",
@@ -17,6 +17,7 @@ __all__ = [
     "Measures",
     "SequentialRun",
     "against_naive",
+    "as_markdown",
     "broken",
     "collapse_edit",
     "compute_updates",
@@ -38,7 +39,6 @@ __all__ = [
     "probe",
     "read_sequential",
     "read_single_edits",
-    "save_scorecard",
     "scaling",
     "scorecard",
     "sequential_edits",

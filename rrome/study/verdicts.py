@@ -1,4 +1,4 @@
-"""From statements that can be measured to a verdict on a claim.
+"""From statements that can be measured to a verdict on a claim, and to the page that tells all of them.
 
 A statement about a number with an interval holds when the whole interval is on its side of the threshold, fails when the
 whole interval is on the other side, and is undecided when the threshold lies inside. The verdict follows:
@@ -8,8 +8,19 @@ whole interval is on the other side, and is undecided when the threshold lies in
                                        not testable here   there is no statement
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
+
+from ..store.disk import read_yaml
+
+SIGNS = {True: "holds", False: "fails", None: "undecided"}
+STATUS = {
+    "seen": "seen in the authors' material",
+    "post": "as a blog post tells it",
+    "doubt": "as a blog post tells it, origin doubtful",
+}
 
 
 @dataclass(frozen=True)
@@ -49,3 +60,43 @@ def text(found: tuple[float, float, float], form: str = ".1f") -> str:
     """A (value, low, high) for a person: value [low, high]."""
     value, low, high = (format(number, form) for number in found)
     return f"{value} [{low}, {high}]"
+
+
+def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
+    """One row per claim (its words, what was published, the verdict) and statement (what must be so, found, outcome).
+
+    A claim without statements has one row, with empty ones.
+    """
+    rows = []
+    for name, about in read_yaml("claims.yaml").items():
+        row = {"id": name, "claim": about["claim"], "published": about["published"], "status": STATUS[about["status"]]}
+        row |= {"verdict": verdict(statements[name]), "evidence": " ".join(about["evidence"])}
+        parts = [
+            {"statement": part.says, "found": part.found, "outcome": SIGNS[part.holds]} for part in statements[name]
+        ]
+        rows += [row | part for part in parts or [dict.fromkeys(("statement", "found", "outcome"), "")]]
+    return pd.DataFrame(rows)
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim: its words, what was published and how we know, and the verdict."""
+    return table.groupby("id", sort=False)[["claim", "published", "status", "verdict"]].first()
+
+
+def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks") -> str:
+    """The scorecard as a page: the verdicts in one table, then each claim with its statements and where to look."""
+    short = verdicts(table)[["claim", "verdict"]].rename_axis("")
+    short = short.replace({"claim": {r"\|": r"\\|"}}, regex=True).to_markdown()
+    lines = ["# The paper's claims, one by one", "", sizes, "", short]
+    for name, here in table.groupby("id", sort=False):
+        about = here.iloc[0]
+        lines += ["", f"## {name}: {about['verdict']}", "", about["claim"], ""]
+        lines += [f"Published: {about['published']} ({about['status']}).", ""]
+        lines += [
+            f"- **{part['outcome']}**: {part['statement']}. Found: {part['found']}."
+            for part in here.to_dict("records")
+            if part["statement"]
+        ] or ["- No statement of it can be decided here."]
+        links = [f"[{each}]({notebooks}/{each}.ipynb)" for each in about["evidence"].split()]
+        lines += ["", f"Evidence: {', '.join(links)}."]
+    return "\n".join(lines) + "\n"
