@@ -97,7 +97,7 @@ def shortened(commit: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Lay out the book's pages for Sphinx.")
+    parser = argparse.ArgumentParser(description="Lay out the site's pages for Sphinx.")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("target", type=Path)
     given = parser.parse_args()
