@@ -1,4 +1,4 @@
-"""Sphinx settings of the book; `make book` calls it."""
+"""Sphinx settings of the site; `make book` calls it."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ project = "rrome"
 author = settings["authors"][0]["name"]
 html_title = project
 language = "en"
-exclude_patterns = [".doctrees"]
+exclude_patterns = [".doctrees", "rrome", "tests"]  # code that pages link to
 
 extensions = ["myst_nb", "book.mathml"]
 myst_enable_extensions = ["dollarmath"]

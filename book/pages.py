@@ -1,4 +1,4 @@
-"""The pages of the book: README, executed notebooks and tables, laid out for Sphinx as they lie in the repository."""
+"""The pages of the site: README, docs, executed notebooks and tables, laid out for Sphinx as they lie in the repository."""
 
 import argparse
 import logging
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("figures", "rrome", "tests")  # what README and notebooks point at, beside files at the top
-PARTS = {"Notebooks": "notebooks/*.ipynb", "Tables": "figures/*.md", "More": "*.md"}
+FOLDERS = ("docs", "figures", "rrome", "tests")  # what README and notebooks point at, beside files at the top
+PARTS = {"Notebooks": "notebooks/*.ipynb", "Guides": "docs/*.md", "Tables": "figures/*.md", "More": "*.md"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 log = logging.getLogger(__name__)
 
 
 def lay_out(root: Path, profile: str, target: Path) -> None:
-    """Copy all that the book shows or links into `target`: each notebook from build/`profile`, or else as committed."""
+    """Copy all that the site shows or links into `target`: each notebook from build/`profile`, or else as committed."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in root.iterdir():
@@ -29,6 +29,9 @@ def lay_out(root: Path, profile: str, target: Path) -> None:
         executed = root / "build" / profile / committed.name
         shutil.copy2(executed if executed.exists() else committed, target / "notebooks")
     landing = (target / "README.md").rename(target / "index.md")
+    for page in [*target.glob("*.md"), *target.glob("docs/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r"(?<=\]\()(\.\./)?README\.md", r"\1index.md", text), encoding="utf-8")
     with landing.open("a", encoding="utf-8") as page:
         page.write(contents(target))
 
@@ -94,7 +97,7 @@ def shortened(commit: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Lay out the book's pages for Sphinx.")
+    parser = argparse.ArgumentParser(description="Lay out the site's pages for Sphinx.")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("target", type=Path)
     given = parser.parse_args()

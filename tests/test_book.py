@@ -1,4 +1,4 @@
-"""The pages of the book before Sphinx reads them; `make check-book` reads the site itself in a browser."""
+"""The pages of the site before Sphinx reads them; `make check-book` reads the site itself in a browser."""
 
 import re
 from pathlib import Path
@@ -44,15 +44,24 @@ def test_the_landing_page_lists_every_notebook_in_the_order_of_names(source):
     assert listed == sorted(path.stem for path in (pages.ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_what_readme_and_notebooks_link_to_is_there(source):
-    for page in [source / "index.md", *(source / "notebooks").glob("*.ipynb")]:
+def test_the_landing_page_lists_every_guide(source):
+    listed = re.findall(r"^docs/(\S+)$", (source / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == sorted(path.stem for path in (pages.ROOT / "docs").glob("*.md"))
+
+
+def test_a_link_to_the_readme_leads_to_the_landing_page(source):
+    assert "](../index.md)" in (source / "docs" / "running.md").read_text(encoding="utf-8")
+
+
+def test_what_readme_guides_and_notebooks_link_to_is_there(source):
+    for page in [*source.glob("*.md"), *source.glob("docs/*.md"), *source.glob("notebooks/*.ipynb")]:
         text = page.read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if ":" not in link]
         assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_no_picture_comes_from_the_network(source):
-    for page in [*source.glob("*.md"), *source.glob("figures/*.md"), *source.glob("notebooks/*.ipynb")]:
+    for page in [*source.glob("*.md"), *source.glob("*/*.md"), *source.glob("notebooks/*.ipynb")]:
         assert re.findall(r"!\[[^\]]*\]\(\w+://", page.read_text(encoding="utf-8")) == []
 
 

@@ -1,34 +1,117 @@
-"""What the README says of files, commands and verdicts is so."""
+"""What README, docs and CONTRIBUTING say of files, commands, code and numbers is so."""
 
 import csv
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
+from facts_for_tests import FACTS
+
+import rrome.study.cluster
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, GUIDES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", *GUIDES]
+TEXT = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LINKS = [(page, link) for page in PAGES for link in sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT[page.stem])))]
+WITH_CODE = [page.stem for page in (README, *GUIDES) if "```python" in TEXT[page.stem]]
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_every_link_leads_to_a_file(link):
-    assert (ROOT / link).exists()
+def accepted(name):
+    """The rows of an accepted table."""
+    with open(ROOT / "figures" / "data" / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_notebook_is_listed(path):
-    assert f"](notebooks/{path.name})" in README
+def numbers(text):
+    """The absolute values of the numbers in a text; "C2" and "SmolLM2" hold none."""
+    return {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", text)}
+
+
+def test_the_readme_is_short():
+    assert len(TEXT["README"].splitlines()) <= 110
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.stem}-{link}" for page, link in LINKS])
+def test_every_link_leads_to_a_file(page, link):
+    assert Path(os.path.normpath(page.parent / link)).exists()
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *GUIDES], ids=lambda path: path.stem)
+def test_every_notebook_and_guide_is_listed(path):
+    assert f"]({path.relative_to(ROOT).as_posix()})" in TEXT["README"]
 
 
 def test_every_make_target_named_exists():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`make ([a-z-]+)", README)) | set(re.findall(r"^    make ([a-z-]+)", README, re.M)):
+    makefile, text = (ROOT / "Makefile").read_text(), "\n".join(TEXT.values())
+    for target in set(re.findall(r"`make ([a-z-]+)", text)) | set(re.findall(r"^    make ([a-z-]+)", text, re.M)):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_the_verdicts_are_those_that_were_computed():
-    with open(ROOT / "figures" / "claims.csv", encoding="utf-8", newline="") as file:
-        computed = {row["id"]: row["verdict"] for row in csv.DictReader(file)}
-    told = dict(re.findall(r"^\| (C\d+) \|.*\| ([a-z ]+) \|$", README, re.M))
-    assert told == computed
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_path_named_exists(page):
+    for path in re.findall(r"`((?:rrome|tests|notebooks|docs|book|figures)/[\w./-]*)`", TEXT[page.stem]):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_runs(page, editor, tmp_path, monkeypatch, capsys):
+    """As it stands, from top to bottom, on a tiny model; what would download or start workers is checked by signature."""
+    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("A ship is",)}
+    facts = [replace(fact, **prompts) for fact in FACTS if fact.target_true]
+    stands_for = {
+        (rrome, "load"): editor.model,
+        (rrome, "load_facts"): facts,
+        (rrome.edit, "load_editor"): editor,
+        (rrome.study, "draw_facts"): facts,
+        (rrome.study.cluster, "single_edits"): None,
+        (rrome.study.cluster, "sequential_edits"): None,
+        (rrome.update, "second_moment_from"): editor.second_moment,
+    }
+    for (module, name), result in stands_for.items():
+        monkeypatch.setattr(module, name, create_autospec(getattr(module, name), return_value=result))
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", TEXT[page], flags=re.DOTALL):
+        exec(block, namespace)
+    assert len(editor.model.edits) == 0
+    if page == "README":
+        assert {"rome", "r-rome", "p-rome"} <= set(capsys.readouterr().out.split())
+
+
+def test_the_verdicts_and_their_numbers_are_those_that_were_computed():
+    claims, rome = accepted("claims"), [row for row in accepted("fig3_collapse_rome") if row["rule"] == "rome"]
+    verdicts = {row["id"]: row["verdict"] for row in claims}
+    found = {each: numbers(" ".join(row["found"] for row in claims if row["id"] == each)) for each in verdicts}
+    collapse = float(rome[-1]["perplexity"]) / float(rome[0]["perplexity"])
+    found["C7"].add(round(collapse, 1))  # C7 compares with it
+    told = re.findall(r"^\| (C\d+) \|.*\| (.*) \| ([a-z ]+) \|$", TEXT["README"], re.M)
+    assert {each: verdict for each, _, verdict in told} == verdicts
+    assert {each: numbers(here) - found[each] for each, here, _ in told} == {each: set() for each in verdicts}
+
+
+def test_what_the_readme_says_of_first_token_subjects_was_computed():
+    table = {row["rule"]: row for row in accepted("table1_first_token_subjects")}
+    shares = [round(float(table[rule]["ES"])) for rule in ("r-rome", "p-rome", "unedited")]
+    sentence = "ES {} and {}, against {} unedited; {} facts".format(*shares, table["rome"]["facts"])
+    assert sentence in TEXT["README"].replace("\n", " ")
+
+
+def test_the_layers_are_those_that_were_measured():
+    for row in accepted("layer_choice"):
+        shares = [f"{float(row[name]):.2f}" for name in ("ES", "PS", "NS", "S", "S_low", "S_high")]
+        ratios = [f"{float(row[f'perplexity_{rule}']):.2f}" for rule in rrome.update.NAMED_RULES]
+        es, ps, ns, s, low, high = shares
+        line = " | ".join([es, ps, ns, f"{s} [{low}, {high}]", *ratios])
+        assert re.search(rf"^\| \**{row['layer']}\** \| {re.escape(line)} \|$", TEXT["models"], re.M), line
+
+
+def test_the_speed_is_what_was_measured():
+    told = re.findall(r"^\| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.e-]+) \|$", TEXT["speed"], re.M)
+    formats = {"seconds_naive": ".1f", "seconds_ours": ".1f", "ratio": ".1f", "relative_error": ".1e"}
+    measured = [[format(float(row[name]), digits) for name, digits in formats.items()] for row in accepted("speed")]
+    assert told == [(*seconds_and_ratio, error.replace("e-0", "e-")) for *seconds_and_ratio, error in measured]
