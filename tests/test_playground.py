@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import torch
-from facts_for_tests import FACTS
+from facts_for_tests import FACTS, PREFIXES
 
-from rrome import RULES, Editor, RromeError
+from rrome import RULES, Editor, RromeError, second_moment
 from rrome.measure.scores import perplexity, target_nll
 from rrome.study import playground
 
@@ -15,6 +15,12 @@ FACT = replace(
     FACTS[0], paraphrases=("Rome. Italy lies in",), neighbourhood=("Paris is in",), generation=("The old <town>",)
 )
 PROBE = "The old town lies on the river."
+
+
+@pytest.fixture(scope="module")
+def editor(tiny_llama, texts):
+    """One family: the form knows nothing of any."""
+    return Editor(tiny_llama, second_moment(tiny_llama, texts, None, cache=False), prefixes=PREFIXES)
 
 
 @pytest.fixture

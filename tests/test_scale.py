@@ -1,23 +1,25 @@
 import multiprocessing
 import os
+import pickle
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from threading import Lock
+from types import SimpleNamespace
 from unittest import mock
 
 import dask
 import pandas as pd
 import pytest
+import torch
 from distributed import LocalCluster
 from editors_for_workers import make_editor, make_facts, make_mortal_editor, make_own_editor
 
 from rrome import Editor, RromeError
 from rrome.store.journal import Journal, read_journal
 from rrome.study import cluster as scale
-from rrome.study.cluster import accelerator_of
 from rrome.study.sequential import Checks, read_sequential, sequential_edits
 from rrome.study.single import Measures, single_edits
 
@@ -29,8 +31,11 @@ STUDY = {"measures": MEASURES, "at_once": 1}  # every fact a task of its own
 @pytest.fixture(scope="module")
 def workers():
     """Two workers, as processes of their own, that several studies use."""
-    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
-    with mock.patch.dict(os.environ), LocalCluster(n_workers=2, **options) as workers:
+    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
+    patient = {
+        "distributed.deploy.lost-worker-timeout": "10 minutes"
+    }  # a killed one starts again, slowly on a busy machine
+    with mock.patch.dict(os.environ), dask.config.set(patient), LocalCluster(n_workers=2, **options) as workers:
         yield workers
 
 
@@ -180,7 +185,7 @@ def test_no_scheduler_at_the_address_is_named(tmp_path):
 
 
 def test_an_editor_is_not_sent_to_workers(editor, tmp_path):
-    with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names not objects"):
+    with pytest.raises(RromeError, match="make_editor cannot be sent to workers.*names, not objects"):
         scale.single_edits(2, partial(make_editor, Lock()), FACTS, tmp_path / "study.jsonl")
     with pytest.raises(RromeError, match="make_editor cannot be sent to workers .8 MB."):
         scale.single_edits(2, partial(make_editor, bytes(8_000_000)), FACTS, tmp_path / "study.jsonl")
@@ -204,7 +209,7 @@ def test_a_script_that_workers_cannot_import_is_told_how(tmp_path, monkeypatch):
 
 WITHOUT_DASK = """
 import sys
-sys.modules |= dict.fromkeys(["cloudpickle", "dask", "distributed"])
+sys.modules |= dict.fromkeys(["dask", "distributed"])  # as if they were not installed
 import rrome.study
 try:
     import rrome.study.cluster
@@ -218,14 +223,25 @@ def test_only_a_study_on_a_cluster_needs_dask():
     assert 'pip install "rrome[cluster]"' in said
 
 
+def accelerator_of(name, count, monkeypatch):
+    """The accelerator that is chosen for a worker's task where the machine has so many."""
+    chosen = []
+    worker = SimpleNamespace(name=name, state=SimpleNamespace(nthreads=1))
+    monkeypatch.setattr(scale, "get_worker", lambda: worker)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    scale._work(pickle.dumps(list), {}, len)
+    return chosen
+
+
 @pytest.mark.parametrize(
     "name, count, number",
-    [(3, 4, 3), ("gpu-2", 4, 2), ("gpu-5", 4, 1), ("tcp://10.0.0.2:4001", 1, 0), ("node7", 1, 0)],
+    [(0, 0, []), (3, 4, [3]), ("gpu-2", 4, [2]), ("gpu-5", 4, [1]), ("tcp://10.0.0.2:4001", 1, [0]), ("node7", 1, [0])],
 )
-def test_a_worker_takes_the_accelerator_of_its_number(name, count, number):
-    assert accelerator_of(name, count) == number
+def test_a_worker_takes_the_accelerator_of_its_number(name, count, number, monkeypatch):
+    assert accelerator_of(name, count, monkeypatch) == number
 
 
-def test_a_worker_without_a_number_cannot_choose_among_accelerators():
+def test_a_worker_without_a_number_cannot_choose_among_accelerators(monkeypatch):
     with pytest.raises(RromeError, match="worker tcp://10.0.0.2:4001 sees 4 accelerators and has no number"):
-        accelerator_of("tcp://10.0.0.2:4001", 4)
+        accelerator_of("tcp://10.0.0.2:4001", 4, monkeypatch)

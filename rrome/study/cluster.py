@@ -1,14 +1,11 @@
 """The studies over a Dask cluster: workers edit and measure, this process alone writes the single-edit journal.
 
-`cluster` is a scheduler's address, "tcp://head:8786", or a number of workers to start here. `make_editor` is a function that
-workers can import, or functools.partial of one; each calls it once. Workers have one thread, and numbers where GPUs are many:
-`dask worker tcp://head:8786 --nthreads 1 --nworkers 4 --name gpu --memory-limit 0`.
+`cluster` is a number of workers to start here, or a scheduler's address, "tcp://head:8786", with one worker a GPU:
+`dask worker tcp://head:8786 --nthreads 1 --nworkers 4 --name gpu --memory-limit 0`. Each worker calls `make_editor` once.
 """
 
 import contextlib
 import os
-import pickle
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,8 +30,6 @@ try:
     from distributed import CancelledError, Client, KilledWorker, as_completed, get_worker
 except ImportError as error:
     raise RromeError(f'studies on a cluster need Dask ({error}): pip install "rrome[cluster]"') from error
-
-MAX_RECIPE = 1_000_000  # bytes of a pickled make_editor; weights are larger
 
 
 def single_edits(
@@ -62,8 +57,7 @@ def sequential_edits(
     work, tasks = partial(sequential.sequential_edits, checks=checks, progress=False), {}
     for name, rule in map(rule_named, rules):
         for seed, facts in sequences.items():
-            place = Path(folder).resolve() / f"{name}-{seed}"
-            tasks[name, seed] = partial(work, facts=facts, folder=place, rule=rule)
+            tasks[name, seed] = partial(work, facts=facts, folder=Path(folder).resolve() / f"{name}-{seed}", rule=rule)
     with _workers(cluster, make_editor, [fact for facts in sequences.values() for fact in facts]) as (run, *_):
         made = dict(bar(run(tasks), total=len(tasks), desc="runs", unit="run"))
     return {label: made[label] for label in tasks}
@@ -72,16 +66,20 @@ def sequential_edits(
 @contextlib.contextmanager
 def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Sequence[Fact]) -> Iterator[tuple]:
     """(run, settings, lengths, at_once): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
-    recipe, n = _recipe(make_editor), cluster if isinstance(cluster, int) else 0
+    try:
+        if len(recipe := cloudpickle.dumps(make_editor)) > 1_000_000:
+            raise TypeError(f"{len(recipe) / 1e6:.0f} MB, as if it held weights")
+    except Exception as error:  # whatever its objects raise
+        remedy = "give a function that workers can import, or functools.partial of one with names, not objects"
+        raise RromeError(f"make_editor cannot be sent to workers ({error}): {remedy}") from error
+    n = cluster if isinstance(cluster, int) else 0
+    local = {"n_workers": n, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
     threads = {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // max(1, n))}
-    start = {"n_workers": n, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
     with mock.patch.dict(os.environ), dask.config.set({"distributed.nanny.pre-spawn-environ": threads}):
         try:
-            client = Client(**start if n else {"address": cluster}, set_as_default=False)
+            client = Client(**local if n else {"address": cluster}, set_as_default=False)
         except (OSError, TypeError, ValueError, RuntimeError) as error:
-            remedy = (
-                'start `dask scheduler`, or give a number of workers (in a script under if __name__ == "__main__":)'
-            )
+            remedy = 'start `dask scheduler`, or give a number of workers (a script: under if __name__ == "__main__":)'
             raise RromeError(f"there is no Dask cluster at {cluster!r} ({error}): {remedy}") from error
 
         def begin(editor: Editor) -> tuple[dict[str, Any], list[int], int]:
@@ -104,38 +102,19 @@ def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Seque
             raise RromeError(f"workers were lost ({error}): see their logs, then call again to go on") from error
 
 
-def _recipe(make_editor: Callable[[], Editor]) -> bytes:
-    """`make_editor` as it is sent to workers; RromeError for one that cannot be pickled or carries weights."""
-    try:
-        if len(recipe := cloudpickle.dumps(make_editor)) <= MAX_RECIPE:
-            return recipe
-        raise TypeError(f"{len(recipe) / 1e6:.0f} MB")
-    except (pickle.PicklingError, TypeError) as error:
-        remedy = "give a function that workers can import and functools.partial its arguments, names not objects"
-        raise RromeError(f"make_editor cannot be sent to workers ({error}): {remedy}") from error
-
-
-def accelerator_of(name: str | int, count: int) -> int:
-    """Which of `count` accelerators a worker takes: that of the number at the end of its name ("gpu-3"), or RromeError."""
-    number = re.search(r"(?:^|-)(\d+)$", str(name))
-    if count > 1 and not number:
-        remedy = "start it with --name gpu-0, or with --name gpu and --nworkers"
-        raise RromeError(f"worker {name} sees {count} accelerators and has no number: {remedy}")
-    return int(number[1]) % count if number else 0
-
-
 def _work(recipe: bytes, settings: Mapping[str, Any], task: Callable[[Editor], Any]) -> Any:
-    """On a worker: `task(editor)` with the editor that it keeps; RromeError when it is not the study's."""
-    worker, editors = get_worker(), vars(get_worker()).setdefault("rrome_editors", {})
+    """On a worker: `task(editor)` with its own editor, on the accelerator of the number at the end of its name ("gpu-3")."""
+    worker, count = get_worker(), torch.accelerator.device_count()
+    number, editors = str(worker.name).rpartition("-")[2], vars(worker).setdefault("rrome_editors", {})
     if worker.state.nthreads != 1:
         raise RromeError(f"worker {worker.name} has {worker.state.nthreads} threads: start it with --nthreads 1")
-    if count := torch.accelerator.device_count():
-        torch.accelerator.set_device_index(accelerator_of(worker.name, count))
+    if count > 1 and not number.isdecimal():
+        raise RromeError(f"worker {worker.name} sees {count} accelerators and has no number: add --name gpu-0, say")
+    if count:
+        torch.accelerator.set_device_index(int(number) % count if number.isdecimal() else 0)
     if recipe not in editors:
         editors.clear()  # frees the old model first
-        editors[recipe] = pickle.loads(recipe)()
+        editors[recipe] = cloudpickle.loads(recipe)()
     if settings and (changes := differences(single.study_settings(editors[recipe]), settings)):
-        remedy = "let make_editor give the same everywhere, with prefixes=[...] for example, and the same files"
-        raise RromeError(f"the editor of worker {worker.name} is not the study's ({changes}): {remedy}")
-    result = task(editors[recipe])
-    return list(result) if isinstance(result, Iterator) else result
+        raise RromeError(f"the editor of worker {worker.name} is not the study's ({changes}): fix prefixes and files")
+    return list(result) if isinstance(result := task(editors[recipe]), Iterator) else result
