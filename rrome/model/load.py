@@ -107,7 +107,7 @@ def _convert(source: Path, folder: Path, source_hash: str) -> None:
                 f"{source} is not a GGUF file of a language model that transformers reads: {reason}"
             ) from error
         config = quantised.config
-        del config.quantization_config
+        vars(config).pop("quantization_config", None)
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(quantised.state_dict())
         plain.tie_weights()
