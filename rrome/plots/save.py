@@ -152,7 +152,12 @@ def provenance(editor: Any = None, **settings: Any) -> dict[str, Any]:
     """
     packages = ("rrome", "torch", "transformers", "tokenizers", "numpy")
     record = {"settings": settings, **({} if editor is None else _of_editor(editor))}
-    record["versions"] = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    found = {
+        name: next(iter(metadata.distributions(name=name)), None) for name in packages
+    }  # none: run from a checkout
+    record["versions"] = {"python": platform.python_version()} | {
+        name: each and each.version for name, each in found.items()
+    }
     record["git_commit"] = git_commit()
     record["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
     record["run_seconds"] = round(time.time() - psutil.Process().create_time(), 1)
