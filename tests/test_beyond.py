@@ -66,11 +66,11 @@ def test_norms_of_the_survey_are_those_of_full_passes(tiny):
     assert list(survey.index) == ["", "<|end|>", "e"]
     ids = tiny.tokenizer("Italy")["input_ids"]
     alone = naive.run(tiny, ids, len(ids) - 1)[1].norm().item()
-    assert survey.loc["", "norm_behind"] == pytest.approx(alone, rel=1e-4)
+    assert survey.loc["", "norm_after"] == pytest.approx(alone, rel=1e-4)
     (token,) = tiny.tokenizer("e")["input_ids"]
     assert survey.loc["e", "norm_leading"] == pytest.approx(naive.run(tiny, [token], 0)[1].norm().item(), rel=1e-4)
     behind = naive.run(tiny, [token, *ids], len(ids))[1].norm().item()
-    assert survey.loc["e", "norm_behind"] == pytest.approx(behind, rel=1e-4)
+    assert survey.loc["e", "norm_after"] == pytest.approx(behind, rel=1e-4)
 
 
 def test_the_vocabulary_sample_is_seeded_and_has_the_special_tokens(tiny):

@@ -10,6 +10,7 @@ from rrome import Fact, RromeError
 from rrome.measure.metrics import score
 from rrome.model.site import find_site
 from rrome.model.tokens import read_row, subject_tokens
+from rrome.study import read_single_edits
 from rrome.study.layer import embedding_deviation, layer_damage, layer_sweep, layer_table, trace, trace_layers
 
 KNOWN = [
@@ -29,7 +30,7 @@ def facts():
 def test_every_layer_gets_a_row_from_its_own_edits(tiny_llama, texts, facts, tmp_path):
     options = {"c0_tokens": 3000, "n_generated": 4}
     edits = layer_sweep(tiny_llama, [0, 2], facts, texts, tmp_path, **options)
-    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["layer-00.jsonl", "layer-02.jsonl"]
+    assert [len(read_single_edits(tmp_path, layer=layer)) for layer in (0, 2)] == [12, 12]  # a journal for each
     table = layer_table(edits)
     assert list(table.index) == [0, 2]
     here = edits[(edits["layer"] == 2) & (edits["rule"] == "r-rome") & (edits["position"] > 0)]

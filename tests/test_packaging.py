@@ -18,7 +18,7 @@ from tools.lowest import lowest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-NOT_IMPORTED = {"accelerate", "gguf", "jupyterlab", "tabulate", "seaborn"}  # used by transformers, make lab and pandas
+NOT_IMPORTED = {"accelerate", "gguf", "jupyterlab", "tabulate"}  # used by transformers, make lab and pandas
 IN_THE_WHEEL = """
 import importlib, pkgutil, sys, rrome
 from rrome.facts import factbook_prose

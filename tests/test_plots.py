@@ -104,7 +104,7 @@ def edits():
 def test_every_figure_of_the_single_edits_can_be_drawn(edits):
     named = edits[edits["rule"].isin(NAMED_RULES)]
     broken = edits["perplexity"] > 20.5
-    survey = pd.DataFrame({"token": ["", "a"], "norm_leading": [None, 9.0], "norm_behind": [90.0, 5.0]})
+    survey = pd.DataFrame({"token": ["", "a"], "norm_leading": [None, 9.0], "norm_after": [90.0, 5.0]})
     led = named.assign(leading="a", norm_leading=9.0, norm_original=5.0)
     sizes = pd.concat(
         [named.assign(tokens=n, seconds=n / 9, cosine=n / 200, refused=None) for n in (100, 200)]

@@ -125,7 +125,7 @@ class Between(Rule):
 
     share: float
 
-    def places(self, keys):
+    def choose(self, keys):
         return (torch.lerp(keys.original, keys.average, self.share),) * 3
 
 
@@ -143,7 +143,7 @@ def test_a_rule_of_ones_own_goes_wherever_a_name_does(editor):
 
 
 def test_a_rule_without_places_and_one_that_is_likely_to_ruin_are_refused(editor):
-    with pytest.raises(NotImplementedError, match="Rule has no method `places`"):
+    with pytest.raises(NotImplementedError, match="Rule has no method `choose`"):
         editor.update(FACTS[0], Rule())
     careful = Editor(editor.model, editor.second_moment, editor.prefixes, max_amplification=1e-9)
     with pytest.raises(RromeError, match=r"under 'Between\(share=0.5\)' is likely to disable"):

@@ -58,7 +58,9 @@ def test_what_the_search_keeps_and_what_it_evaluates(editor):
         assert len(batch.cache) == editor.model.depth
         for kept in (part for layer in batch.cache for part in layer):
             assert isinstance(kept, Float[Tensor, "R heads P d_head"])
-        assert isinstance(batch.places.label, Int[Tensor, "M"]) and isinstance(batch.places.weight, Float[Tensor, "M"])
+        assert isinstance(batch.logit_positions.label, Int[Tensor, "M"]) and isinstance(
+            batch.logit_positions.weight, Float[Tensor, "M"]
+        )
         assert isinstance(bases, Float32[Tensor, "B d_v"]) and len(keys) == len(bases) == len(facts)
         nll, log_probabilities = batch.evaluate([torch.zeros_like(base) for base in bases])
         assert isinstance(nll, Float32[Tensor, "B"]) and isinstance(log_probabilities, Float32[Tensor, "B V"])

@@ -102,7 +102,7 @@ class Editor:
         return fact_keys(self.model, fact, self.prefixes, self.leading)
 
     def preflight(self, fact: Fact) -> Preflight:
-        """What the keys foretell of the edit under every rule, from one short forward pass and no search."""
+        """What the keys predict of the edit under every rule, from one short forward pass and no search."""
         return preflight(self.keys(fact), self.second_moment, fact.subject)
 
     def value(self, fact: Fact) -> Value:

@@ -160,12 +160,12 @@ def _score_difference(es, ps, ns, their_es, their_ps, their_ns, axis=-1):
     return harmonic_score(es, ps, ns, axis) - harmonic_score(their_es, their_ps, their_ns, axis)
 
 
-def auc(foretold: pd.Series, happened: pd.Series, seed: int = 0) -> Found:
-    """Area under the ROC curve of a number foretelling an outcome, with its interval over resampled facts.
+def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
+    """Area under the ROC curve of a number that predicts an outcome, with its interval over resampled facts.
 
-    All three are NaN when the outcome never, or always, happened. Resamples without both outcomes are left out.
+    All three are NaN when the outcome never, or always, came. Resamples without both outcomes are left out.
     """
-    size, came = np.asarray(foretold, dtype=float), np.asarray(happened, dtype=bool)
+    size, came = np.asarray(predictor, dtype=float), np.asarray(outcome, dtype=bool)
     if came.all() or not came.any():
         return (np.nan,) * 3
     draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 import torch
 
 from ..facts.fact import Fact
-from ..model.hooks import blocks_from, output_changed, through_block, vocabulary_at
+from ..model.hooks import blocks_from, logits_at, output_changed, through_block
 from ..model.model import Model
 from ..model.tokens import batches, pad_right, with_target
 from ..store.disk import RromeError
@@ -133,16 +133,16 @@ def _shared_rows(
     Attention is causal: a longer row of the same update serves whatever begins it, as a prompt alone begins the same
     prompt with a part of its target.
     """
-    editions: dict[int, int] = {}
-    keys = [(read, editions.setdefault(id(update), len(editions))) for read, update in zip(reads, updates, strict=True)]
+    groups: dict[int, int] = {}  # a number for each update
+    keys = [(read, groups.setdefault(id(update), len(groups))) for read, update in zip(reads, updates, strict=True)]
     rows: list[tuple[list[int], list[int]]] = []
     begun: dict[tuple[tuple[int, ...], int], list[int]] = {}  # every beginning of a row, and the row's members
     for n in sorted(range(len(reads)), key=lambda n: (-len(reads[n]), keys[n])):
-        read, edition = keys[n]
-        members = begun.get((tuple(read), edition))
+        read, group = keys[n]
+        members = begun.get((tuple(read), group))
         if members is None:
             rows.append((read, members := []))
-            begun |= {(tuple(read[:end]), edition): members for end in range(1, len(read) + 1)}
+            begun |= {(tuple(read[:end]), group): members for end in range(1, len(read) + 1)}
         members.append(n)
     return rows
 
@@ -150,13 +150,13 @@ def _shared_rows(
 def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:
     """Mean NLL of each pair (row, ids, n_target), whose target is read from the batch's row."""
     ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)
-    places = [
+    positions = [
         (row, len(tokens) - back - 1, tokens[-back], pair)
         for pair, (row, tokens, n_target) in enumerate(pairs)
         for back in range(n_target, 0, -1)
     ]
-    row, column, token, pair = torch.tensor(places, device=model.device).T  # (M,) each
-    with shared_below(model, ids), rowwise(model, updates), vocabulary_at(model, torch.stack([row, column])):
+    row, column, token, pair = torch.tensor(positions, device=model.device).T  # (M,) each
+    with shared_below(model, ids), rowwise(model, updates), logits_at(model, torch.stack([row, column])):
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
     nll = -log_probs.gather(1, token[:, None]).squeeze(1)
     total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
@@ -200,12 +200,12 @@ def fact_probabilities(
     """
     kinds: dict[str, Sequence[str]] = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases}
     kinds |= {"neighbourhood": fact.neighbourhood, **(more or {})}
-    places = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
-    prompts = [prompt for _, _, prompt in places]
-    targets = [fact.target_new] * len(places) + [fact.answer] * len(places)
-    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, [updates[name] for name, _, _ in places] * 2))
+    rows = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
+    prompts = [prompt for _, _, prompt in rows]
+    targets = [fact.target_new] * len(rows) + [fact.answer] * len(rows)
+    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, [updates[name] for name, _, _ in rows] * 2))
     pairs: dict = {name: {kind: [] for kind in kinds} for name in updates}
-    for (name, kind, _), new, true in zip(places, *probabilities.view(2, -1).tolist(), strict=True):
+    for (name, kind, _), new, true in zip(rows, *probabilities.view(2, -1).tolist(), strict=True):
         pairs[name][kind].append((new, true))
     return pairs
 

@@ -78,21 +78,21 @@ def embeddings_changed(model: Model, change: Callable[[torch.Tensor], torch.Tens
     return _removed(model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out)))
 
 
-def vocabulary_at(model: Model, places: torch.Tensor):
-    """Inside, the vocabulary is read only at `places` (2, M) = (row, column): the model's logits are (1, M, V)."""
+def logits_at(model: Model, positions: torch.Tensor):
+    """Inside, logits are computed only at `positions` (2, M) = (row, column): the model's logits are (1, M, V)."""
     head = model.lm.get_output_embeddings()
 
     def at_places(_head, args):
-        row, column = places.to(args[0].device)
+        row, column = positions.to(args[0].device)
         return (args[0][row, column].unsqueeze(0),)
 
     return _removed(head.register_forward_pre_hook(at_places))
 
 
-def last_mlp_at(model: Model, places: torch.Tensor):
-    """Inside, the last block's MLP runs only at distinct `places` (2, M) = (row, column); elsewhere its output is zero.
+def last_mlp_at(model: Model, positions: torch.Tensor):
+    """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column); elsewhere its output is zero.
 
-    Right for whoever reads the model's output at these places alone, since no block above mixes columns.
+    Right for whoever reads the model's output at these positions alone, since no block above mixes columns.
     """
     block = blocks_of(model.lm)[-1]
     mlp = model.lm.get_submodule(find_site(model.lm, model.depth - 1).path.rpartition(".")[0])
@@ -102,12 +102,12 @@ def last_mlp_at(model: Model, places: torch.Tensor):
 
     def gather(_mlp, states):  # (B, T, d) each
         shape[:] = states[0].shape[:2]
-        row, column = places.to(states[0].device)
+        row, column = positions.to(states[0].device)
         return tuple(state[row, column].unsqueeze(0) for state in states)
 
     def scatter(_mlp, _states, out):  # (1, M, d)
         everywhere = out.new_zeros(*shape, out.shape[-1])
-        return everywhere.index_put(tuple(places.to(out.device)), out[0])
+        return everywhere.index_put(tuple(positions.to(out.device)), out[0])
 
     return _removed(mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter))
 

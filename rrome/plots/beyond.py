@@ -31,7 +31,7 @@ def toy_memory(table: pd.DataFrame) -> Figure:
 def sink_survey(survey: pd.DataFrame, named: Sequence[str]) -> Figure:
     """Each token of the survey: its own key's norm at position 0 against the norm of a subject's key right after it."""
     figure, panel = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    axes = {"x": "norm_leading", "y": "norm_behind", "ax": panel}
+    axes = {"x": "norm_leading", "y": "norm_after", "ax": panel}
     sns.scatterplot(survey, s=14, alpha=0.5, color=SERIES[0], **axes)
     few = survey[survey["token"].isin(named) & survey["norm_leading"].notna()]
     few = few.assign(token=[repr(token) for token in few["token"]])

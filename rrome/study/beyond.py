@@ -33,7 +33,7 @@ from ..update.second_moment import second_moment
 
 
 def sink_survey(model: Model, tokens: Sequence[str], subject: str) -> pd.DataFrame:
-    """Per token: the norm of its key at position 0, `norm_leading`, and of the subject's key behind it, `norm_behind`.
+    """Per token: the norm of its key at position 0, `norm_leading`, and of the subject's key behind it, `norm_after`.
 
     A row for "" says what the subject's key is with nothing before it. Tokens that the tokeniser splits or drops are
     left out.
@@ -44,9 +44,9 @@ def sink_survey(model: Model, tokens: Sequence[str], subject: str) -> pd.DataFra
     leading = row_keys(model, [Row(tuple(ids), 0) for ids in single.values()]).norm(dim=1)
     behind = row_keys(model, [Row((*ids, *subject_ids), len(subject_ids)) for ids in single.values()]).norm(dim=1)
     bare = row_keys(model, [Row(tuple(subject_ids), len(subject_ids) - 1)]).norm().item()
-    rows = [{"token": "", "norm_leading": float("nan"), "norm_behind": bare}]
+    rows = [{"token": "", "norm_leading": float("nan"), "norm_after": bare}]
     for token, at_0, at_1 in zip(single, leading.tolist(), behind.tolist(), strict=True):
-        rows.append({"token": token, "norm_leading": at_0, "norm_behind": at_1})
+        rows.append({"token": token, "norm_leading": at_0, "norm_after": at_1})
     return pd.DataFrame(rows)
 
 

@@ -27,7 +27,7 @@ from ..edit.editor import Editor
 from ..facts.fact import Fact
 from ..measure.metrics import harmonic_score, interval
 from ..measure.scores import perplexity
-from ..model.hooks import block_changed, embeddings_changed, output_changed, vocabulary_at
+from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
 from ..model.tokens import check_prompts, read_row, subject_tokens
 from ..store.disk import RromeError
@@ -150,7 +150,7 @@ def trace(
                 if kind == "hidden"
                 else output_changed(site, partial(_of_value, change))
             )
-        hooks.enter_context(vocabulary_at(model, torch.tensor(where, device=model.device).T))
+        hooks.enter_context(logits_at(model, torch.tensor(where, device=model.device).T))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)
     p = log_probs.gather(1, target[:, None]).view(n_rows, row.n_target).mean(1).exp()  # (B,)

@@ -75,7 +75,7 @@ def product_rate(model: Model, facts: Sequence[Fact], templates: Sequence[str], 
     batch = freeze(model, facts, templates, leading)[0]
     above = [weight for block in blocks_of(model.lm)[model.layer + 1 :] for weight in block.parameters()]
     products = [(weight, batch.ids.numel()) for weight in above if weight.dim() == 2]
-    products.append((model.lm.get_output_embeddings().weight, len(batch.places.row)))
+    products.append((model.lm.get_output_embeddings().weight, len(batch.logit_positions.row)))
     sides = {(rows, side): weight for weight, rows in products for side in weight.shape}
     inputs = {side: torch.randn(side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}
 

@@ -3,11 +3,11 @@
     R      rows: each fact's N rewrite prompts, each followed by the target, and the row of its "{subject} is a", which is
            left out where the bare prompt begins with the same tokens
     P, S   columns before, and from, the subject's last token; rows are aligned on it, so it is column P everywhere
-    M      places: the rows and columns whose next-token distribution the loss reads
+    M      logit positions: the rows and columns whose next-token distribution the loss reads
 
 Constant are the columns before P, kept as attention keys and values, and everything up to the output of W of l*. Where
 block l* adds that output to the residual stream as it is, only the blocks above l* are run, on S columns; families that
-normalise after the MLP run block l* as well. The vocabulary is read at the places alone.
+normalise after the MLP run block l* as well. Logits are computed at these positions alone.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ from ..model.hooks import (
     blocks_from,
     input_of,
     last_mlp_at,
+    logits_at,
     output_changed,
     through_block,
-    vocabulary_at,
 )
 from ..model.model import Model
 from ..model.site import find_site
@@ -37,11 +37,11 @@ from .keys import Keys
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class LogitPositions:
     """Where next-token distributions count: row, column from P on, and whose fact, (M + B,) each.
 
     First the M target tokens, with `label` and `weight` (M,) in the mean over a target's tokens and then over rows; last
-    the B places of the KL term.
+    the B positions of the KL term.
     """
 
     row: torch.Tensor
@@ -68,25 +68,29 @@ class Frozen:
     hidden: torch.Tensor
     as_tuple: bool
     cache: list[tuple[torch.Tensor, torch.Tensor]]
-    places: Places
+    logit_positions: LogitPositions
 
     def evaluate(self, deltas: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each fact's mean NLL of the target (B,), and log-probabilities at its KL place (B, V), with its delta added.
+        """Each fact's mean NLL of the target (B,), and log-probabilities at its KL position (B, V), with its delta added.
 
         A delta is added to the output of W in column P of all rows of its fact.
         """
-        model, places, delta = self.model, self.places, torch.stack(list(deltas))[self.owner, None]  # (R, 1, d_v)
+        model, logit_positions, delta = (
+            self.model,
+            self.logit_positions,
+            torch.stack(list(deltas))[self.owner, None],
+        )  # (R, 1, d_v)
 
         def add(stream):  # (R, S, d_v)
             return torch.cat([stream[:, :1] + delta.to(stream.dtype), stream[:, 1:]], dim=1)
 
-        where = torch.stack([places.row, places.column])
+        where = torch.stack([logit_positions.row, logit_positions.column])
         above = self.first > model.layer
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
             output_changed(model.site, lambda _key, value: add(value)),  # not called when only blocks above run
             last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
-            vocabulary_at(model, where),
+            logits_at(model, where),
             attending_to(model, self.cache) as earlier,
         ):
             logits = model.lm(
@@ -95,27 +99,27 @@ class Frozen:
                 position_ids=self.positions,
                 past_key_values=earlier,
             ).logits.squeeze(0)
-        targets, current = logits.float().split([len(places.label), len(deltas)])  # (M, V), (B, V)
-        nll = places.weight * cross_entropy(targets, places.label, reduction="none")
-        whose = places.fact[: len(nll)]
+        targets, current = logits.float().split([len(logit_positions.label), len(deltas)])  # (M, V), (B, V)
+        nll = logit_positions.weight * cross_entropy(targets, logit_positions.label, reduction="none")
+        whose = logit_positions.fact[: len(nll)]
         return torch.zeros(len(deltas), device=nll.device).index_add(0, whose, nll), current.log_softmax(-1)
 
     def only(self, facts: Sequence[int]) -> "Frozen":
         """The same for these of the facts alone, numbered anew."""
         kept = torch.tensor(facts, device=self.owner.device)  # ascending
-        rows, at = torch.isin(self.owner, kept), torch.isin(self.places.fact, kept)
-        places, of_target = self.places, at[: len(self.places.label)]
+        rows, at = torch.isin(self.owner, kept), torch.isin(self.logit_positions.fact, kept)
+        logit_positions, of_target = self.logit_positions, at[: len(self.logit_positions.label)]
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in ("ids", "mask", "positions", "hidden")},
             owner=torch.searchsorted(kept, self.owner[rows]),
             cache=[(keys[rows], values[rows]) for keys, values in self.cache],
-            places=Places(
-                row=(rows.cumsum(0) - 1)[places.row[at]],
-                column=places.column[at],
-                fact=torch.searchsorted(kept, places.fact[at]),
-                label=places.label[of_target],
-                weight=places.weight[of_target],
+            logit_positions=LogitPositions(
+                row=(rows.cumsum(0) - 1)[logit_positions.row[at]],
+                column=logit_positions.column[at],
+                fact=torch.searchsorted(kept, logit_positions.fact[at]),
+                label=logit_positions.label[of_target],
+                weight=logit_positions.weight[of_target],
             ),
         )
 
@@ -125,7 +129,7 @@ def freeze(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
 ) -> tuple[Frozen, list[Keys], torch.Tensor]:
     """Read the prompts of all facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v)."""
-    rows, owner, places = _rows(model, facts, templates, leading)
+    rows, owner, logit_positions = _rows(model, facts, templates, leading)
     ids, mask, before = _align(rows, model.tokenizer.pad_token_id, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (R, P + S)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
@@ -142,7 +146,7 @@ def freeze(
         hidden=(seen.leaving if above else seen.entering)[:, before:],
         as_tuple=seen.as_tuple,
         cache=_earlier(model, {name: tensor[:, :before] for name, tensor in inputs.items()}, seen, cache),
-        places=places,
+        logit_positions=logit_positions,
     )
     starts = [owner.index(number) for number in range(len(facts))]
     keys = seen.key[:, before].float()  # (R, d_k)
@@ -151,8 +155,8 @@ def freeze(
 
 def _rows(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None
-) -> tuple[list[Row], list[int], Places]:
-    """The rows of all facts, whose they are, and the places."""
+) -> tuple[list[Row], list[int], LogitPositions]:
+    """The rows of all facts, whose they are, and the logit positions."""
     rows: list[Row] = []
     owner: list[int] = []
     targets, stays = [], []
@@ -166,14 +170,20 @@ def _rows(
             rows.append(row)
         subject_is = read_subject_is(model, fact, leading)
         bare = rows[start]
-        says_more = len(bare.ids) - bare.n_target > bare.subject + 1  # else the target's place and KL's would be one
+        says_more = (
+            len(bare.ids) - bare.n_target > bare.subject + 1
+        )  # else the target and the KL term would share a position
         shared = says_more and _upto_subject(subject_is) == _upto_subject(bare)
         stays.append((start if shared else len(rows), 0, number))
         rows += [] if shared else [subject_is]
         owner += [number] * (len(rows) - start)
     *where, labels, weights = zip(*targets, strict=True)
     where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
-    return rows, owner, Places(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights)))
+    return (
+        rows,
+        owner,
+        LogitPositions(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights))),
+    )
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The rule of an edit: which key stands in which of the three places, and the rank-one update that follows.
+"""The rule of an edit: which key is the direction, the denominator and the residual key, and the rank-one update that follows.
 
 u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
 
@@ -29,9 +29,9 @@ Which = Literal["average", "original"]
 
 
 class Rule:
-    """Which keys stand in the three places. A rule of your own is a frozen dataclass that inherits from it and has `places`.
+    """Which key is the direction, which the denominator, which the residual key.
 
-    Its name, under which studies record it, is its repr, settings included.
+    A rule of your own is a frozen dataclass that inherits from this one and has `choose`. Its repr is its name in records.
     """
 
     @property
@@ -39,25 +39,25 @@ class Rule:
         """The name in tables and records."""
         return repr(self)
 
-    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(k_u, k_d, k_r), each (d_k,), from the keys of a fact."""
-        raise NotImplementedError(f"{type(self).__name__} has no method `places`")
+        raise NotImplementedError(f"{type(self).__name__} has no method `choose`")
 
 
 @dataclass(frozen=True)
 class KeyChoice(Rule):
-    """One of the eight rules: the averaged or the original key in each of the three places."""
+    """One of the eight rules: the averaged or the original key as direction, denominator and residual key."""
 
     direction: Which
     denominator: Which
     residual: Which
 
     def __post_init__(self):
-        for place, which in vars(self).items():
+        for role, which in vars(self).items():
             if which not in get_args(Which):
-                raise RromeError(f"the {place} of a rule is 'average' or 'original', not {which!r}")
+                raise RromeError(f"the {role} of a rule is 'average' or 'original', not {which!r}")
 
-    def places(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(k_u, k_d, k_r), each (d_k,)."""
         pick = {"average": keys.average, "original": keys.original}
         return pick[self.direction], pick[self.denominator], pick[self.residual]
@@ -187,10 +187,10 @@ def preflight(
     keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
 ) -> Preflight:
     """Denominators and amplifications of the rules for one fact's keys."""
-    places = [[key.cpu().double() for key in rule.places(keys)] for rule in rules]
-    directions = second_moment.solve(torch.stack([k_u for k_u, _, _ in places]))  # (rules, d_k)
+    chosen = [[key.cpu().double() for key in rule.choose(keys)] for rule in rules]
+    directions = second_moment.solve(torch.stack([k_u for k_u, _, _ in chosen]))  # (rules, d_k)
     denominator, amplification = {}, {}
-    for rule, u, (_, k_d, _) in zip(rules, directions, places, strict=True):
+    for rule, u, (_, k_d, _) in zip(rules, directions, chosen, strict=True):
         denominator[rule.name] = (u @ k_d).item()
         amplification[rule.name] = u.norm().item() / max(abs(denominator[rule.name]), 1e-300)
     norms = [key.double().norm().item() for key in (keys.average.cpu(), keys.original.cpu())]
@@ -205,7 +205,7 @@ def rank_one_update(
     Raises RromeError when the denominator is zero or not finite.
     """
     name, choice = rule_named(rule)
-    k_u, k_d, k_r = choice.places(keys)
+    k_u, k_d, k_r = choice.choose(keys)
     u = second_moment.solve(k_u)  # (d_k,), float64
     denominator = u @ k_d.cpu().double()
     if not denominator.isfinite() or denominator == 0:

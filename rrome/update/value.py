@@ -88,21 +88,21 @@ def find_values(
     search = search or Search(**model.published)
     batch, keys, bases = freeze(model, facts, templates, leading)
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, strict=True)]
-    live, initial = descents, None
-    while live:
-        nll, current = batch.evaluate([descent.delta for descent in live])  # (B,) and (B, V) for B live facts
+    active, initial = descents, None
+    while active:
+        nll, current = batch.evaluate([descent.delta for descent in active])  # (B,) and (B, V) for B active facts
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
-        loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in live])
-        for descent, *numbers in zip(live, loss.tolist(), nll.tolist(), strict=True):
+        loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
+        for descent, *numbers in zip(active, loss.tolist(), nll.tolist(), strict=True):
             descent.record(*numbers)
-        going = [n for n, descent in enumerate(live) if not descent.ended]
+        going = [n for n, descent in enumerate(active) if not descent.ended]
         if going:
-            slopes = torch.autograd.grad(loss.sum(), [live[n].delta for n in going])
+            slopes = torch.autograd.grad(loss.sum(), [active[n].delta for n in going])
             for n, slope in zip(going, slopes, strict=True):
-                live[n].step(slope)
-        if len(going) < len(live):
-            batch, initial, live = batch.only(going), initial[going], [live[n] for n in going]
+                active[n].step(slope)
+        if len(going) < len(active):
+            batch, initial, active = batch.only(going), initial[going], [active[n] for n in going]
     return [descent.value() for descent in descents]
 
 
