@@ -1,12 +1,13 @@
 """The language model with its tokenizer and edit site, what has been edited in it, and the text that it generates."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..store.disk import RromeError, digest
 from .edits import Edits, Record, record_of
@@ -122,13 +123,16 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     The end-of-text token is suppressed, so that texts of different edits have the same length and can be compared.
 
     `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
-    random state as it was.
+    random state as it was. The model's own generation settings (a repetition penalty, say) are not used. Raises RromeError
+    for a prompt that is empty, or too long for the model with the new tokens.
     """
+    for prompt in prompts:
+        check_generation(model, prompt, n_tokens)
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
     sampling = (
         {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
     )
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _plain_generation(model.lm):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=batch.input_ids,
@@ -140,3 +144,27 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
         )
     new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+
+
+def check_generation(model: Model, prompt: str, n_tokens: int) -> None:
+    """RromeError for a generation prompt that is empty, or does not fit into the model's context with `n_tokens` more."""
+    length = len(model.tokenizer(prompt, verbose=False)["input_ids"])
+    if not prompt.strip():
+        raise RromeError(f"the generation prompt {prompt!r} is empty: give it some text")
+    if length + n_tokens > model.context:
+        raise RromeError(
+            f"the generation prompt {prompt[:80]!r} of {length} tokens with {n_tokens} new ones is longer than {model.name} "
+            f"reads ({model.context}): shorten it, or generate fewer"
+        )
+
+
+@contextlib.contextmanager
+def _plain_generation(lm: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model's generation settings are transformers' defaults; only its special tokens stay."""
+    own = lm.generation_config
+    special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    lm.generation_config = GenerationConfig(**special)
+    try:
+        yield
+    finally:
+        lm.generation_config = own

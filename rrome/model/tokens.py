@@ -15,7 +15,7 @@ import torch
 
 from ..facts.fact import Fact
 from ..store.disk import RromeError, read_yaml
-from .model import Model, generate
+from .model import Model, check_generation, generate
 
 BARE = "{}"
 SUBJECT_IS = "{} is a"  # the prompt whose next-token distribution the KL term keeps in place
@@ -69,13 +69,15 @@ def sample_prefixes(
 def read_row(
     model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None
 ) -> Row:
-    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given."""
-    start = len(leading or "") + template.index(BARE)
-    last = start + fact.subject_span[1]
+    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given.
+
+    RromeError where the subject's last token cannot be found in the prompt, or belongs to the target.
+    """
+    last = len(leading or "") + template.index(BARE) + fact.subject_span[1]  # where the subject ends
     prompt = (leading or "") + fill(template, fact.rewrite)
-    ids, n_target = with_target(model, prompt, target) if target else (_tokens(model, prompt)[0], 0)
-    inside = [n for n, (start, end) in enumerate(_tokens(model, prompt)[1]) if start < last <= end]
-    if not inside:
+    ids, spans, n_target = _read(model, prompt, target) if target else (*_tokens(model, prompt), 0)
+    inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
+    if not inside or inside[-1] >= len(ids) - n_target:
         tokens = model.tokenizer.convert_ids_to_tokens(ids)
         raise RromeError(
             f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise"
@@ -108,17 +110,31 @@ def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]
 
     Some tokenisers cut spaces from a token's span, so the target's tokens are known by where they end.
     """
+    ids, _, n_target = _read(model, prompt, target)
+    return ids, n_target
+
+
+def _read(model: Model, prompt: str, target: str) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Token ids of "prompt target", their spans in characters, and how many belong to the target."""
     prompt = prompt.rstrip(" ")
     ids, spans = _tokens(model, f"{prompt} {target}")
     n_target = sum(1 for _, end in spans if end > len(prompt))
     if not 0 < n_target < len(ids):
         raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
-    return ids, n_target
+    return ids, spans, n_target
 
 
-def check_prompts(model: Model, facts: Sequence[Fact]) -> None:
-    """RromeError for a fact that could not be measured later: no true answer, or a prompt that the model cannot read."""
+def check_prompts(model: Model, facts: Sequence[Fact], n_generated: int = 0) -> None:
+    """RromeError for a fact that could not be measured later: no true answer, or a prompt that the model cannot read.
+
+    With `n_generated` above 0 its generation prompts, continued by so many tokens, are checked too.
+    """
     for fact in facts:
+        try:
+            for prompt in fact.generation if n_generated else ():
+                check_generation(model, prompt, n_generated)
+        except RromeError as error:
+            raise RromeError(f"{fact.rewrite!r}: {error}") from error
         for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
             for target in (fact.target_new, fact.answer):
                 with_target(model, prompt, target)

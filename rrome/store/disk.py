@@ -31,8 +31,8 @@ def read_yaml(name: str) -> Any:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set."""
-    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome"))
+    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set; an absolute path."""
+    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome")).expanduser().absolute()
 
 
 def digest(*parts: object) -> str:

@@ -102,7 +102,7 @@ class Frozen:
         targets, current = logits.float().split([len(logit_positions.label), len(deltas)])  # (M, V), (B, V)
         nll = logit_positions.weight * cross_entropy(targets, logit_positions.label, reduction="none")
         whose = logit_positions.fact[: len(nll)]
-        return torch.zeros(len(deltas), device=nll.device).index_add(0, whose, nll), current.log_softmax(-1)
+        return nll.new_zeros(len(deltas)).index_add(0, whose, nll), current.log_softmax(-1)
 
     def only(self, facts: Sequence[int]) -> "Frozen":
         """The same for these of the facts alone, numbered anew."""
@@ -179,11 +179,9 @@ def _rows(
         owner += [number] * (len(rows) - start)
     *where, labels, weights = zip(*targets, strict=True)
     where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
-    return (
-        rows,
-        owner,
-        LogitPositions(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights))),
-    )
+    integers = (torch.tensor(column, device=model.device) for column in (*where, labels))
+    weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
+    return rows, owner, LogitPositions(*integers, weight=weight)
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:

@@ -85,7 +85,13 @@ def find_values(
     leading: str | None = None,
 ) -> list[Value]:
     """Search v_e of each fact alone, all in one batch (which a GPU needs to be busy); equal to one search per fact."""
-    search = search or Search(**model.published)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's settings are
+        return _search(model, facts, templates, search or Search(**model.published), leading)
+
+
+def _search(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], search: Search, leading: str | None
+) -> list[Value]:
     batch, keys, bases = freeze(model, facts, templates, leading)
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, strict=True)]
     active, initial = descents, None
