@@ -179,9 +179,9 @@ def _rows(
         owner += [number] * (len(rows) - start)
     *where, labels, weights = zip(*targets, strict=True)
     where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
-    integers = (torch.tensor(column, device=model.device) for column in (*where, labels))
+    integers = [torch.tensor(column, device=model.device) for column in (*where, labels)]
     weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
-    return rows, owner, LogitPositions(*integers, weight=weight)
+    return rows, owner, LogitPositions(*integers, weight)
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:
