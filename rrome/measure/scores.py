@@ -1,8 +1,8 @@
-"""The probability of a target after a prompt, and perplexity, also with an update of its own for each row of a batch.
+"""The probability of a target after a prompt, and perplexity; each row of a batch may have its own update.
 
 W' k = W k + left (right . k)       so a hook that adds left_b (right_b . k) to row b's output of W is the edit
 
-No edit changes what lies below W of l*: it is run once for equal rows of a batch, and once for all in `below_kept`.
+No edit changes what lies below W of l*: it is computed once for equal rows of a batch, and only once in `below_kept`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from ..store.progress import bar
 from ..update.rules import RankOneUpdate
 
 KEPT_BYTES = 256 * 2**20
+WINDOW = 512  # tokens
 _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the innermost `below_kept`
 
 
@@ -27,9 +28,9 @@ _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the 
 def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[None]:
     """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited."""
     d_v, d_k = model.site.weight.shape
-    zero = torch.zeros(d_v, dtype=torch.float32), torch.zeros(d_k, dtype=torch.float32)
-    pairs = [zero if update is None else (update.left.cpu(), update.right.cpu()) for update in updates]
-    left, right = (torch.stack(factors).to(model.device) for factors in zip(*pairs, strict=True))  # (B, d_v), (B, d_k)
+    none = torch.zeros(d_v, dtype=torch.float32), torch.zeros(d_k, dtype=torch.float32)
+    factors = [none if update is None else (update.left.cpu(), update.right.cpu()) for update in updates]
+    left, right = (torch.stack(each).to(model.device) for each in zip(*factors, strict=True))  # (B, d_v), (B, d_k)
 
     def edit(key, value):  # (B, T, d_k), (B, T, d_v)
         amount = torch.einsum("btk,bk->bt", key.float(), right)  # right_b . k
@@ -92,9 +93,6 @@ class _Kept:
                 self.left -= size
                 self.states[key] = state.clone()  # not a view of its whole batch
         return stacked, self.as_tuple
-
-
-WINDOW = 512
 
 
 @torch.no_grad()
@@ -190,10 +188,8 @@ def fact_probabilities(
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one batch.
 
-    `more` adds kinds of prompts of its own to the fact's three.
-
-    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | ...: pairs}}. Raises RromeError for a fact without a true
-    answer.
+    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | a kind in `more`: pairs}}. Raises RromeError for a fact
+    without a true answer.
     """
     kinds: dict[str, Sequence[str]] = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases}
     kinds |= {"neighbourhood": fact.neighbourhood, **(more or {})}

@@ -175,9 +175,9 @@ def _rows(
         rows += [] if shared else [subject_is]
         owner += [number] * (len(rows) - start)
     columns = [*zip(*of_targets, *of_kl, strict=True), labels]
-    row, column, fact, label = (torch.tensor(numbers, device=model.device) for numbers in columns)
+    at_row, at_column, of_fact, label = (torch.tensor(numbers, device=model.device) for numbers in columns)
     weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
-    return rows, owner, LogitPositions(row, column, fact, label, weight)
+    return rows, owner, LogitPositions(at_row, at_column, of_fact, label, weight)
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:
