@@ -121,7 +121,7 @@ def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
         with editor.applied(update):
             fact_probabilities(editor.model, fact, {rule: None})
 
-    work = {
+    work: dict[str, Callable[[], Any]] = {
         "keys alone (preflight)": lambda: editor.preflight(fact),
         "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
         "search of v_e": lambda: editor.solve(fact),
