@@ -52,8 +52,8 @@ def tables(page):
 @pytest.fixture
 def searches(monkeypatch):
     """The searches made from now on."""
-    made, search = [], Editor.values
-    monkeypatch.setattr(Editor, "values", lambda self, facts: made.append(facts[0]) or search(self, facts))
+    made, search = [], Editor.solve_all
+    monkeypatch.setattr(Editor, "solve_all", lambda self, facts: made.append(facts[0]) or search(self, facts))
     return made
 
 
@@ -130,7 +130,7 @@ def test_an_error_of_the_search_is_its_sentence_and_changes_nothing(form, monkey
     def fail(self, facts):
         raise RromeError("the subject <i>cannot</i> be located")
 
-    monkeypatch.setattr(Editor, "values", fail)
+    monkeypatch.setattr(Editor, "solve_all", fail)
     page = go(form, step="edit")
     assert "the subject &lt;i&gt;cannot&lt;/i&gt; be located" in page and "model: 0<" in page
 

@@ -77,7 +77,7 @@ def test_a_study_goes_on_from_one_process_to_a_cluster_and_back(cluster, editor,
     (tmp_path / "study.jsonl").write_text("".join(lines[:16]))  # one fact, and one half
     same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
     assert (tmp_path / "study.jsonl").read_text().startswith("".join(lines[:16]))
-    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched again"))
     same(single_edits(editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
 
 

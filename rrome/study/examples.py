@@ -1,5 +1,6 @@
 """A few edits looked at closely: their sizes, what the edited models generate (Figure 1), and a form to try any edit."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
-from ..model.model import Model, generate
+from ..model.model import generate
 from ..store.disk import RromeError
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate
@@ -46,24 +47,6 @@ def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]])
     )
 
 
-def in_numbers(model: Model, fact: Fact, updates: Mapping[str, RankOneUpdate]) -> dict[str, list[str | float]]:
-    """Size, probabilities and, where the fact has the prompts for them, ES, PS and NS, by name.
-
-    Each list starts with the model as it is and goes on with what each update makes of it; the model is not changed.
-    """
-    models = {"unedited": None, **updates}
-    each = [*models.values()]
-    rows: dict[str, list[str | float]] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
-    nll = target_nll(model, [fact.rewrite] * len(each), [fact.target_new] * len(each), each)
-    rows["p(new answer)"] = nll.neg().exp().tolist()
-    if fact.target_true:
-        pairs = fact_probabilities(model, fact, models)
-        rows["p(true answer)"] = [pairs[name]["rewrite"][0][1] for name in models]
-        metrics = pd.DataFrame(fact_metrics(pairs[name]) for name in models)
-        rows |= metrics[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
-    return rows
-
-
 def what_it_says(
     editor: Editor,
     fact: Fact,
@@ -75,43 +58,41 @@ def what_it_says(
     n_perplexity: int = 4096,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What the unedited model and each edited one generate after each prompt, with perplexity on `texts`.
+    """The text that the unedited and each edited model generate after each prompt, and its perplexity on `texts`.
 
-    One row per prompt and rule; rule "unedited" comes first and has no size. Text is sampled (top-k 5) from one seed.
+    One row per prompt and rule, "unedited" first and without a size. Text is sampled (top-k 5) from one seed.
     """
     models = {"unedited": None, **updates}
     pairs = [(prompt, rule) for prompt in prompts for rule in models]
     with rowwise(editor.model, [models[rule] for _, rule in pairs]):
         generated = generate(editor.model, [prompt for prompt, _ in pairs], n_generated, seed=seed)
-    table = pd.DataFrame(pairs, columns=["prompt", "rule"])
-    table.insert(0, "subject", fact.subject)
-    table.insert(2, "target_new", fact.target_new)
-    attributes = {"delta_frobenius": "norm", "denominator": "denominator", "cosine": "cosine"}
-    for column, attribute in attributes.items():
-        table[column] = [getattr(models[rule], attribute, None) for rule in table["rule"]]
-    table["entropy"] = [normalised_entropy(text) for text in generated]
-    table["text"] = generated
-    table["distinct"] = [distinct_share(text) for text in generated]
-    table["delta"] = [getattr(models[rule], "size", None) for rule in table["rule"]]
-    table["perplexity"] = table["rule"].map(_perplexities(editor, models, texts, n_perplexity))
-    return table
-
-
-def _perplexities(editor: Editor, models: Mapping[str, RankOneUpdate | None], texts, n_tokens: int) -> dict[str, float]:
-    measured = {}
+    perplexities = {}
     for rule, update in models.items():
-        if update is None:
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-            continue
-        with editor.applied(update):
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-    return measured
+        with editor.applied(update) if update else contextlib.nullcontext():
+            perplexities[rule] = perplexity(editor.model, texts, n_perplexity)
+    return pd.DataFrame(
+        {
+            "subject": fact.subject,
+            "prompt": prompt,
+            "target_new": fact.target_new,
+            "rule": rule,
+            "delta_frobenius": getattr(models[rule], "norm", None),
+            "denominator": getattr(models[rule], "denominator", None),
+            "cosine": getattr(models[rule], "cosine", None),
+            "entropy": normalised_entropy(text),
+            "text": text,
+            "distinct": distinct_share(text),
+            "delta": getattr(models[rule], "size", None),
+            "perplexity": perplexities[rule],
+        }
+        for (prompt, rule), text in zip(pairs, generated, strict=True)
+    )
 
 
 CELL = 'style="text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"'
 
 
-def html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
+def _html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
     """HTML with a caption and headers of columns and rows; every text in it is escaped, numbers have three digits."""
     head = "".join(f'<th scope="col" {CELL}>{escape(name)}</th>' for name in heads)
     body = ""
@@ -119,9 +100,8 @@ def html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
         texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells]
         data = "".join(f"<td {CELL}>{escape(text)}</td>" for text in texts)
         body += f'<tr><th scope="row" {CELL}>{escape(name)}</th>{data}</tr>'
-    return (
-        f"<table><caption {CELL}>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    title = f"<caption {CELL}>{escape(caption)}</caption>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def playground(
@@ -185,17 +165,25 @@ def _preflight_table(editor: Editor, fact: Fact) -> str:
     for rule, size in keys.amplification.items():
         verdict = "likely to disable the model" if size > LIMIT * one_key else "of an ordinary size for its keys"
         rows[rule] = keys.denominator[rule], size, size / one_key, verdict
-    caption = (
-        f"Keys: cosine {keys.cosine:.2f}, norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
-    )
-    return html_table(caption, ["rule", "denominator", "amplification", "times one key's", "the edit is"], rows)
+    norms = f"norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
+    heads = ["rule", "denominator", "amplification", "times one key's", "the edit is"]
+    return _html_table(f"Keys: cosine {keys.cosine:.2f}, {norms}", heads, rows)
 
 
 def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], texts: list[str], n: int) -> str:
+    """Two tables, a column for the model before and one per update: numbers, and generated text."""
+    models = {"before": None, **updates}
+    numbers: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
+    nll = target_nll(editor.model, [fact.rewrite] * len(models), [fact.target_new] * len(models), [*models.values()])
+    numbers["p(new answer)"] = nll.neg().exp().tolist()
+    if fact.target_true:
+        pairs = fact_probabilities(editor.model, fact, models).values()
+        numbers["p(true answer)"] = [found["rewrite"][0][1] for found in pairs]
+        numbers |= pd.DataFrame(map(fact_metrics, pairs))[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
     prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
     table = what_it_says(editor, fact, updates, prompts, texts, n_generated=n, seed=editor.seed)
-    numbers = in_numbers(editor.model, fact, updates) | {"perplexity": [*table["perplexity"][: len(updates) + 1]]}
+    numbers["perplexity"] = [*table["perplexity"][: len(models)]]
     table["text"] = table["text"].str.strip() + table["entropy"].map("\n(entropy {:.2f})".format)
     generated = {prompt: [*rows["text"]] for prompt, rows in table.groupby("prompt", sort=False)}
-    caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", "before", *updates]
-    return html_table(caption, heads, numbers) + html_table("Generated text", heads, generated)
+    caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", *models]
+    return _html_table(caption, heads, numbers) + _html_table("Generated text", heads, generated)
