@@ -67,7 +67,7 @@ kernel: $(STAMP) ## register .venv as the Jupyter kernel "rrome" of this user
 
 notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defaults and keep the outputs in place
 	$(BIN)/python -m nbconvert --to notebook --inplace --execute $(NOTEBOOKS) --ExecutePreprocessor.timeout=None \
-		--ExecutePreprocessor.store_widget_state=False --Exporter.preprocessors=rrome.run.CommittedOutputs \
+		--ExecutePreprocessor.store_widget_state=False --Exporter.preprocessors=tools.committed.CommittedOutputs \
 		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 

@@ -14,16 +14,12 @@ import nbformat
 import papermill
 import typer
 import yaml
-from nbconvert.preprocessors import Preprocessor
 
 from .model.load import DEFAULT_MODEL, available
 from .plots.save import git_commit
 from .store.disk import RromeError
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT = ("laptop", "long")  # profiles whose figures the repository keeps
-KERNEL = "python3"
-KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]  # errors only: a kernel on this machine need not be encrypted
 
 
 def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
@@ -96,28 +92,26 @@ def run(
     lack (a toy has no model). The source is never written to; the copy names the commit that made it. When a cell fails
     the partly executed copy stays, named NAME.failed.ipynb.
     """
-    notebook = notebook.resolve()
-    root = notebook.parent.parent
-    known = defaults(notebook)
+    notebook, known, extra = notebook.resolve(), defaults(notebook), extra or {}
     parameters = profile_parameters(notebook, profile) | {"profile": profile}
-    given = (shared or {}) | (extra or {})
-    figures = figures or figures_folder(root, profile, given.get("model_name"), given.get("device"))
-    parameters["figures_dir"] = os.path.relpath(figures.resolve(), notebook.parent)
-    for name, value in (extra or {}).items():
+    for name, value in extra.items():
         check(name, value, known, "--set")
-    parameters |= given
+    given = (shared or {}) | extra
+    root = notebook.parent.parent
+    figures = figures or figures_folder(root, profile, given.get("model_name"), given.get("device"))
+    parameters |= {"figures_dir": os.path.relpath(figures.resolve(), notebook.parent)} | given
     parameters = {name: value for name, value in parameters.items() if name in known}
     unfinished = unfinished_path(notebook, profile)
     output = unfinished.with_name(notebook.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    commit = git_commit()  # before: the code that runs, whatever is edited meanwhile
+    commit = git_commit()  # of the code that runs, which may be edited meanwhile
     executed = papermill.execute_notebook(
         str(notebook),
         str(unfinished),
         parameters=parameters,
         cwd=str(notebook.parent),
-        kernel_name=KERNEL,
-        extra_arguments=KERNEL_ARGUMENTS,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: a kernel on this machine need not be encrypted
     )
     executed.metadata["rrome"] = {"git_commit": commit}
     nbformat.write(executed, unfinished)
@@ -131,16 +125,6 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     if not equals:
         raise RromeError(f"--set: write NAME=VALUE, not {setting!r}")
     return name, yaml.safe_load(value)
-
-
-class CommittedOutputs(Preprocessor):
-    """For nbconvert (see `make notebooks`): what a committed notebook keeps, no widgets and nothing from stderr."""
-
-    def preprocess_cell(self, cell, resources, index):
-        if cell.cell_type == "code":
-            said = [output for output in cell.outputs if output.get("name") != "stderr"]
-            cell.outputs = [output for output in said if WIDGET not in output.get("data", {})]
-        return cell, resources
 
 
 @contextlib.contextmanager
@@ -165,17 +149,15 @@ def main(
     try:
         with refusals():
             available(device)  # before any work, also of a notebook that needs none
-            extra = dict(map(parse_setting, set_ or []))
-            shared = {
-                name: value for name, value in {"model_name": model, "device": device}.items() if value is not None
-            }
-            output = run(notebook, profile, figures, extra, shared)
+            figures = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
+            given = {"model_name": model, "device": device}
+            shared = {name: value for name, value in given.items() if value is not None}
+            output = run(notebook, profile, figures, dict(map(parse_setting, set_ or [])), shared)
     except papermill.PapermillExecutionError as error:
         failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
         raise typer.Exit(1) from error
-    folder = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
-    typer.echo(f"done: {output}; its figures, if it draws any: {folder}")
+    typer.echo(f"done: {output}; its figures, if it draws any: {figures}")
 
 
 if __name__ == "__main__":

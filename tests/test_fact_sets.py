@@ -38,11 +38,12 @@ def test_an_unknown_source_is_named():
 
 @pytest.fixture
 def served(file, monkeypatch):
-    """CounterFact's entry pointing at the file, served on this machine: {"url", "sha256", "path"}."""
+    """CounterFact's entry in datasets.yaml pointing at the file, served on this machine, with a sample of five."""
     handler = functools.partial(QuietHandler, directory=file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         entry = {"url": f"http://127.0.0.1:{server.server_port}/facts.json", "sha256": file_sha256(file)}
+        entry["paper_sample"] = {"records": 20, "seed": 37, "size": 5}
         monkeypatch.setattr(fact_sets, "read_yaml", lambda _: {"counterfact": entry})
         yield entry
         server.shutdown()
@@ -57,6 +58,14 @@ def test_counterfact_is_downloaded_once(no_cache, served, file):
     assert load_facts("counterfact") == read_facts(file)
     served["url"] = "http://127.0.0.1:1/gone"
     assert len(load_facts("counterfact")) == 20
+
+
+def test_the_papers_sample_is_a_set_by_name(no_cache, served, file):
+    case_ids = list(range(20))
+    random.Random(37).shuffle(case_ids)
+    assert load_facts("counterfact-paper") == [fact for fact in read_facts(file) if fact.case_id in case_ids[:5]]
+    with pytest.raises(RromeError, match="n=6 facts asked of counterfact-paper, which holds 5"):
+        load_facts("counterfact-paper", n=6)
 
 
 def test_a_download_with_another_hash_is_not_used(no_cache, served):

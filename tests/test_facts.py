@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rrome import Fact, RromeError
-from rrome.facts.fact import read_facts, write_facts
+from rrome.facts.fact import read_facts
 
 RECORD = {
     "case_id": 7,
@@ -73,7 +73,8 @@ def test_fields_for_measuring_go_by_name():
 
 def test_line_separators_of_unicode_are_text(tmp_path):
     fact = Fact("{} is in", "Ro\u2028me", "Spain", "Italy", paraphrases=("Rome\x85lies in",))
-    write_facts([fact], tmp_path / "facts.jsonl")
+    text = json.dumps(fact.to_record(), ensure_ascii=False)
+    (tmp_path / "facts.jsonl").write_text(text, encoding="utf-8")
     assert read_facts(tmp_path / "facts.jsonl") == [fact]
 
 
@@ -81,7 +82,7 @@ def test_a_record_comes_back_as_it_went(tmp_path):
     fact = Fact.from_record(RECORD)
     assert (fact.case_id, fact.relation, fact.target_new) == (7, "P17", "Spain")
     assert Fact.from_record(fact.to_record()) == fact
-    write_facts([fact, fact], tmp_path / "facts.jsonl")
+    (tmp_path / "facts.jsonl").write_text(f"{json.dumps(fact.to_record())}\n" * 2)
     (tmp_path / "facts.json").write_text(json.dumps([RECORD]))
     assert read_facts(tmp_path / "facts.jsonl") == [fact, fact]
     assert read_facts(tmp_path / "facts.json") == [fact]

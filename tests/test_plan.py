@@ -52,6 +52,16 @@ def test_every_profile_can_be_counted(profile):
     assert (table.sum(axis=1) > 0).all() and len(table) > 1
 
 
+def test_profile_paper_edits_the_papers_own_sample():
+    """The 5,000 cases of counterfact-paper: as many as every study draws from, and no study asks for more."""
+    _, parameters = plan.counts(NOTEBOOKS, "paper")
+    for name in ("03_delta_scatter", "04_collapse_curves", "05_metrics_table", "06_claims", "08_key_choices"):
+        asked = parameters[name]
+        assert asked["dataset"] == "counterfact-paper" and asked.get("n_known", 5000) == 5000, name
+        assert asked.get("n_ordinary", 0) + asked.get("n_first_token", 0) <= 5000, name
+    assert parameters["04_collapse_curves"]["n_edits"] == 5000
+
+
 def test_mistakes_are_named(folder):
     with pytest.raises(RromeError, match="no profile 'none' in"):
         plan.counts(NOTEBOOKS, "none")

@@ -203,7 +203,7 @@ def test_a_script_that_workers_cannot_import_is_told_how(tmp_path, monkeypatch):
     monkeypatch.setattr(
         multiprocessing.current_process(), "_inheriting", True, raising=False
     )  # as in a worker's import
-    with pytest.raises(RromeError, match='in a script under if __name__ == "__main__":'):
+    with pytest.raises(RromeError, match='in a script put the call under `if __name__ == "__main__":`'):
         scale.single_edits(1, make_editor, FACTS, tmp_path / "study.jsonl")
 
 

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.facts.text import factbook_prose, hub_texts, named_texts, read_texts, text_digest
+from rrome.facts.text import factbook_prose, hub_texts, named_texts, read_texts
+from rrome.store.disk import digest
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +13,7 @@ def parts():
 
 
 def test_the_text_is_the_same_on_every_machine(parts):
-    assert {part: text_digest(texts) for part, texts in parts.items()} == {
+    assert {part: digest(*texts) for part, texts in parts.items()} == {
         "second-moment": "2c8a6fbcb98d6588",
         "held-out": "f04a5bef95269a48",
     }

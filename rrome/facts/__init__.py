@@ -1,7 +1,7 @@
 """What is edited and what is read: facts with their prompts, and running text for C_0 and perplexity."""
 
-from .fact import Fact, load_facts, paper_sample, read_facts, write_facts
-from .text import factbook_prose, hub_texts, named_texts, read_texts, text_digest
+from .fact import Fact, load_facts, paper_sample, read_facts
+from .text import factbook_prose, hub_texts, named_texts, read_texts
 
 __all__ = [
     "Fact",
@@ -12,6 +12,4 @@ __all__ = [
     "paper_sample",
     "read_facts",
     "read_texts",
-    "text_digest",
-    "write_facts",
 ]

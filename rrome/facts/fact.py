@@ -8,7 +8,7 @@ neighbourhood prompts   other subjects with the same true answer: what must not 
 import bz2
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,13 +19,18 @@ import pooch
 from ..store.disk import RromeError, cache_dir, read_yaml
 
 HOLE = "{}"
+PROMPTS = {  # field of a Fact: field of a CounterFact record
+    "paraphrases": "paraphrase_prompts",
+    "neighbourhood": "neighborhood_prompts",
+    "generation": "generation_prompts",
+}
 
 
 @dataclass(frozen=True)
 class Fact:
     """One edit: afterwards the model should continue `prompt` about `subject` with `target_new`, not `target_true`.
 
-    `prompt` holds exactly one "{}", where the subject goes; surrounding spaces of targets are taken off. The remaining
+    `prompt` holds exactly one "{}", where the subject goes; white space around subject and targets is taken off. The remaining
     fields are for measuring, by name only: ids, and whole prompts of each kind. Raises RromeError that names the fact.
     """
 
@@ -47,25 +52,18 @@ class Fact:
                 continue
             if not isinstance(text, str) or not text.strip():
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
-            if name.startswith("target"):
+            if name != "prompt":
                 object.__setattr__(self, name, text.strip())
         if self.prompt.count(HOLE) != 1:
             raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')
         if self.target_true is not None and self.target_true.casefold() == self.target_new.casefold():
             raise RromeError(f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit")
-        for name in ("paraphrases", "neighbourhood", "generation"):
-            object.__setattr__(self, name, self._prompts(name))
-
-    def _prompts(self, name: str) -> tuple[str, ...]:
-        prompts = getattr(self, name)
-        if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise RromeError(f"{self._label()}: {name} must be a list of texts, got {prompts!r}")
-        return tuple(prompts)
+        for name in PROMPTS:
+            object.__setattr__(self, name, _texts(getattr(self, name), f"{self._label()}: {name}"))
 
     def _label(self) -> str:
-        return f"fact {self.prompt!r}, subject {self.subject!r}" + (
-            f", case {self.case_id}" if self.case_id is not None else ""
-        )
+        case = "" if self.case_id is None else f", case {self.case_id}"
+        return f"fact {self.prompt!r}, subject {self.subject!r}{case}"
 
     @property
     def answer(self) -> str:
@@ -100,11 +98,8 @@ class Fact:
             fields |= {name: rewrite[name]["str"] for name in ("target_new", "target_true")}
         except (KeyError, TypeError) as error:
             raise RromeError(f"{where}: the field {error} of requested_rewrite is missing or malformed") from error
-        fields |= {
-            "paraphrases": _texts(record, "paraphrase_prompts", where),
-            "neighbourhood": _texts(record, "neighborhood_prompts", where),
-            "generation": _texts(record, "generation_prompts", where),
-        }
+        for name, field in PROMPTS.items():
+            fields[name] = _texts(record.get(field, ()), f"{where}: the field {field!r}")
         try:
             return cls(**fields, case_id=record.get("case_id"), relation=rewrite.get("relation_id"))
         except RromeError as error:
@@ -121,17 +116,13 @@ class Fact:
                 "target_true": {"str": self.target_true},
                 "subject": self.subject,
             },
-            "paraphrase_prompts": list(self.paraphrases),
-            "neighborhood_prompts": list(self.neighbourhood),
-            "generation_prompts": list(self.generation),
-        }
+        } | {field: list(getattr(self, name)) for name, field in PROMPTS.items()}
 
 
-def _texts(record: Mapping[str, Any], field: str, where: str) -> Sequence[str]:
-    texts = record.get(field, [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RromeError(f"{where}: the field {field!r} must be a list of texts")
-    return texts
+def _texts(texts: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise RromeError(f"{what} must be a list of texts, got {texts!r}")
+    return tuple(texts)
 
 
 def read_facts(path: str | Path) -> list[Fact]:
@@ -166,22 +157,19 @@ def data_records(name: str) -> list[Any]:
     return json_lines(bz2.decompress(packed).decode())
 
 
-def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
-    """Facts to a .jsonl file in CounterFact's form."""
-    lines = (json.dumps(fact.to_record(), ensure_ascii=False) for fact in facts)
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
 def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int | None = None) -> list[Fact]:
-    """Facts from "world" (embedded), "counterfact" (downloaded once, hash-checked) or a .json / .jsonl file.
+    """Facts from "world" (embedded), "counterfact" (downloaded once), "counterfact-paper" or a .json / .jsonl file.
 
-    `n` takes the first n, or with `seed` a random sample of n in a seeded order. Raises RromeError for an unknown
-    source, a failed download, a bad record, or fewer than n facts.
+    "counterfact-paper" is the `paper_sample` of CounterFact. `n` takes the first n, or with `seed` a random sample of n
+    in a seeded order. Raises RromeError for an unknown source, a failed download, a bad record, or fewer than n facts.
     """
     if str(source) == "world":
         facts = [Fact.from_record(record, "the embedded facts") for record in data_records("world.jsonl.bz2")]
+    elif str(source) in ("counterfact", "counterfact-paper"):
+        facts = read_facts(counterfact_file())
+        facts = paper_sample(facts) if str(source) == "counterfact-paper" else facts
     else:
-        facts = read_facts(counterfact_file() if str(source) == "counterfact" else source)
+        facts = read_facts(source)
     if n is not None and not 0 < n <= len(facts):
         raise RromeError(f"n={n} facts asked of {source}, which holds {len(facts)}")
     if seed is not None:
@@ -203,10 +191,9 @@ def counterfact_file() -> Path:
 
 
 def paper_sample(facts: Sequence[Fact]) -> list[Fact]:
-    """The 5,000 CounterFact cases of the paper's evaluation, in the order of the data set.
+    """Those of `facts` that are among the paper's 5,000 CounterFact cases, in their own order.
 
-    The case ids are the first 5,000 of range(21919) shuffled by Python's random with seed 37; those that `facts` lacks
-    are left out.
+    The case ids are the first 5,000 of range(21919) shuffled by Python's random with seed 37.
     """
     sample = read_yaml("datasets.yaml")["counterfact"]["paper_sample"]
     case_ids = list(range(sample["records"]))

@@ -5,11 +5,11 @@ The embedded text is the World Factbook's prose, paragraphs of whole sentences (
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..store.disk import RromeError, atomic, cache_dir, digest, read_yaml
+from ..store.disk import RromeError, atomic, cache_dir, read_yaml
 from .fact import data_records
 
 FACTBOOK = "factbook"  # the embedded text
@@ -40,9 +40,8 @@ def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> lis
         return hub_texts(str(name), max(LETTERS, LETTERS_PER_TOKEN * (n_tokens or 0)))
     if not Path(name).exists():
         known = ", ".join([FACTBOOK, *_corpora()])
-        raise RromeError(
-            f"there is no text {str(name)!r}: choose {known}, or give a .txt or .jsonl file or a folder of them"
-        )
+        files = "a .txt or .jsonl file or a folder of them"
+        raise RromeError(f"there is no text {str(name)!r}: choose {known}, or give {files}")
     return read_texts(name)
 
 
@@ -50,9 +49,8 @@ def read_texts(path: str | Path) -> list[str]:
     """Documents from a .txt file (blank lines between them), a .jsonl file (field "text"), or a folder of such files."""
     path = Path(path)
     if path.is_dir():
-        texts = [
-            text for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl") for text in read_texts(file)
-        ]
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl")]
+        texts = [text for file in files for text in read_texts(file)]
     elif not path.exists():
         raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
     elif path.suffix == ".jsonl":
@@ -83,11 +81,6 @@ def hub_texts(name: str = "wikitext", n_letters: int = LETTERS) -> list[str]:
         with atomic(path) as scratch:
             scratch.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
     return read_texts(path)
-
-
-def text_digest(texts: Sequence[str]) -> str:
-    """A content hash (16 hex digits) of documents in their order."""
-    return digest(*texts)
 
 
 def _corpora() -> dict[str, dict[str, Any]]:
@@ -129,14 +122,12 @@ def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
         yield "".join(lines)
     except Exception as error:  # of whichever network library is below
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise RromeError(
-            f"{entry['hub']} could not be read from the hub ({reason}): connect to the internet once, or give a file to "
-            "read_texts(path)"
-        ) from error
+        remedy = "connect to the internet once, or give a file to read_texts(path)"
+        raise RromeError(f"{entry['hub']} could not be read from the hub ({reason}): {remedy}") from error
 
 
 def _first(texts: Iterator[str], n_letters: int) -> Iterator[str]:
-    """Texts up to the one with which they hold `n_letters` together."""
+    """The first texts, as many as it takes to hold `n_letters` together."""
     for text in texts:
         yield text
         n_letters -= len(text)

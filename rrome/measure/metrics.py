@@ -17,6 +17,12 @@ from sklearn.metrics import roc_auc_score
 
 from ..store.disk import RromeError
 
+SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
+COLUMNS = (*SHARES, "GE", "S")
+RESAMPLES = 2000
+Found = tuple[float, float, float]  # a number with the ends of its interval
+NOTHING: Found = (np.nan, np.nan, np.nan)
+
 
 def words_of(text: str) -> list[str]:
     """The words of a text: lower-cased, full stops removed, split at white space."""
@@ -58,16 +64,15 @@ def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> 
 
     ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: share of neighbourhood prompts with
     p(true) > p(new). EM, PM, NM: the mean differences in the same direction.
-    ES_prefixed: ES of the rewrite prompt behind prefixes that were not used for the edit.
+    ES_prefixed: ES of the rewrite prompt after prefixes that were not used for the edit.
     """
     measured = {}
     for letter, kind, sign in (("E", "rewrite", 1), ("P", "paraphrase", 1), ("N", "neighbourhood", -1)):
         differences = [sign * (new - true) for new, true in probabilities.get(kind, ())]
         measured[f"{letter}S"] = mean([float(difference > 0) for difference in differences])
         measured[f"{letter}M"] = mean(differences)
-    names = ("ES", "PS", "NS", "EM", "PM", "NM")
-    behind = [float(new > true) for new, true in probabilities.get("prefixed", ())]
-    return {name: measured[name] for name in names} | {"ES_prefixed": mean(behind)}
+    prefixed = [float(new > true) for new, true in probabilities.get("prefixed", ())]
+    return {name: measured[name] for name in SHARES} | {"ES_prefixed": mean(prefixed)}
 
 
 def mean(numbers: Sequence[float]) -> float:
@@ -78,13 +83,6 @@ def mean(numbers: Sequence[float]) -> float:
 def score(es: ArrayLike, ps: ArrayLike, ns: ArrayLike) -> Any:
     """S: the harmonic mean of ES, PS and NS, of numbers or element by element; 0 where one of them is 0."""
     return stats.hmean(np.asarray([es, ps, ns], dtype=float), axis=0)
-
-
-SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
-COLUMNS = (*SHARES, "GE", "S")
-RESAMPLES = 2000
-Found = tuple[float, float, float]  # a number with the ends of its interval
-NOTHING: Found = (np.nan, np.nan, np.nan)
 
 
 def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *, paired: bool = True) -> Found:
@@ -110,29 +108,41 @@ def harmonic_score(es, ps, ns, axis=-1):
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
 
-    Per cent; facts without a measure (GE of rules without generated text, PS of facts without paraphrases) are left out of it.
+    Per cent; a fact that lacks a measure (GE without generated text, PS without paraphrases) is left out of it.
     """
     rows = []
     for rule, here in edits.groupby("rule", sort=False):
         row = {"rule": rule, "facts": here["fact"].nunique()}
         for name in COLUMNS:
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _measure(here, name), strict=True))
+            measured = here.reindex(columns=_columns(name)).dropna()
+            found = NOTHING if measured.empty else _found(name, [measured], _value)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _measure(here: pd.DataFrame, name: str) -> Found:
-    names = ["ES", "PS", "NS"] if name == "S" else [name]
-    whole = here.reindex(columns=names).dropna()
-    if whole.empty:
-        return NOTHING
-    samples = [whole[each] for each in names]
-    return _times(1 if name == "GE" else 100, interval(samples, harmonic_score if name == "S" else np.mean))
+def _columns(name: str) -> list[str]:
+    """The columns of edits that a measure is made from."""
+    return ["ES", "PS", "NS"] if name == "S" else [name]
 
 
-def _times(scale: float, found: Found) -> Found:
-    value, low, high = found
+def _found(name: str, tables: Sequence[pd.DataFrame], statistic: Callable) -> Found:
+    """The interval of a statistic of a measure's columns in each table, in the table's unit."""
+    samples = [table[column] for table in tables for column in _columns(name)]
+    value, low, high = interval(samples, statistic)
+    scale = 1 if name == "GE" else 100
     return scale * value, scale * low, scale * high
+
+
+def _value(*samples, axis=-1):
+    """A measure from the samples of its columns: the mean of one, S of three."""
+    return harmonic_score(*samples, axis=axis) if len(samples) == 3 else np.mean(samples[0], axis=axis)
+
+
+def _difference(*samples, axis=-1):
+    """A measure of the first half of the samples minus that of the second."""
+    half = len(samples) // 2
+    return _value(*samples[:half], axis=axis) - _value(*samples[half:], axis=axis)
 
 
 def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
@@ -143,21 +153,10 @@ def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Seq
             raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
     rows = []
     for name in names:
-        columns = ["ES", "PS", "NS"] if name == "S" else [name]
-        ours, theirs = (tables[each][columns].dropna() for each in (rule, baseline))
+        ours, theirs = (tables[each][_columns(name)].dropna() for each in (rule, baseline))
         both = ours.index.intersection(theirs.index)
-        samples = [table.loc[both, column] for table in (ours, theirs) for column in columns]
-        statistic = _score_difference if name == "S" else _mean_difference
-        rows.append((name, *_times(1 if name == "GE" else 100, interval(samples, statistic))))
+        rows.append((name, *_found(name, [ours.loc[both], theirs.loc[both]], _difference)))
     return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
-
-
-def _mean_difference(ours, theirs, axis=-1):
-    return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
-
-
-def _score_difference(es, ps, ns, their_es, their_ps, their_ns, axis=-1):
-    return harmonic_score(es, ps, ns, axis) - harmonic_score(their_es, their_ps, their_ns, axis)
 
 
 def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
@@ -167,7 +166,7 @@ def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
     """
     size, came = np.asarray(predictor, dtype=float), np.asarray(outcome, dtype=bool)
     if came.all() or not came.any():
-        return (np.nan,) * 3
+        return NOTHING
     draw = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
     areas = [roc_auc_score(came[rows], size[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
     low, high = np.quantile(areas, [0.025, 0.975])

@@ -1,8 +1,8 @@
-"""The probability of a target after a prompt, and perplexity, also with an update of its own for each row of a batch.
+"""The probability of a target after a prompt, and perplexity; each row of a batch may have its own update.
 
 W' k = W k + left (right . k)       so a hook that adds left_b (right_b . k) to row b's output of W is the edit
 
-No edit changes what lies below W of l*: it is run once for equal rows of a batch, and once for all in `below_kept`.
+No edit changes what lies below W of l*: it is computed once for equal rows of a batch, and only once in `below_kept`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from ..store.progress import bar
 from ..update.rules import RankOneUpdate
 
 KEPT_BYTES = 256 * 2**20
+WINDOW = 512  # tokens
 _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the innermost `below_kept`
 
 
@@ -27,12 +28,9 @@ _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the 
 def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[None]:
     """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited."""
     d_v, d_k = model.site.weight.shape
-    left = torch.stack([torch.zeros(d_v) if update is None else update.left.cpu() for update in updates]).to(
-        model.device
-    )
-    right = torch.stack([torch.zeros(d_k) if update is None else update.right.cpu() for update in updates]).to(
-        model.device
-    )
+    none = torch.zeros(d_v, dtype=torch.float32), torch.zeros(d_k, dtype=torch.float32)
+    factors = [none if update is None else (update.left.cpu(), update.right.cpu()) for update in updates]
+    left, right = (torch.stack(each).to(model.device) for each in zip(*factors, strict=True))  # (B, d_v), (B, d_k)
 
     def edit(key, value):  # (B, T, d_k), (B, T, d_v)
         amount = torch.einsum("btk,bk->bt", key.float(), right)  # right_b . k
@@ -97,9 +95,6 @@ class _Kept:
         return stacked, self.as_tuple
 
 
-WINDOW = 512
-
-
 @torch.no_grad()
 def target_nll(
     model: Model,
@@ -114,7 +109,7 @@ def target_nll(
     """
     pairs = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
     updates = updates or [None] * len(pairs)
-    nll = torch.zeros(len(pairs))
+    nll = torch.zeros(len(pairs), dtype=torch.float32)
     rows = _shared_rows([ids[:-1] for ids, _ in pairs], updates)
     for batch in batches(rows, lambda row: len(row[0])):
         served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
@@ -159,7 +154,7 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
     with shared_below(model, ids), rowwise(model, updates), logits_at(model, torch.stack([row, column])):
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
     nll = -log_probs.gather(1, token[:, None]).squeeze(1)
-    total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
+    total = nll.new_zeros(len(pairs)).index_add(0, pair, nll)
     return (total / torch.tensor([n for _, _, n in pairs], device=model.device)).cpu()
 
 
@@ -193,10 +188,8 @@ def fact_probabilities(
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """(p(new), p(true)) at every prompt of a fact under each named update (None: unedited), all in one batch.
 
-    `more` adds kinds of prompts of its own to the fact's three.
-
-    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | ...: pairs}}. Raises RromeError for a fact without a true
-    answer.
+    Returns {name: {"rewrite" | "paraphrase" | "neighbourhood" | a kind in `more`: pairs}}. Raises RromeError for a fact
+    without a true answer.
     """
     kinds: dict[str, Sequence[str]] = {"rewrite": (fact.rewrite,), "paraphrase": fact.paraphrases}
     kinds |= {"neighbourhood": fact.neighbourhood, **(more or {})}

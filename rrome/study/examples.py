@@ -145,8 +145,8 @@ def playground(
             text = getattr(example.value, name, None) or ""
             field.value = text if isinstance(text, str) else "\n".join(text)
 
-    def show(rule: str, step: str, example: Fact | None, target_true: str, **typed: Any) -> HTML:
-        page = ""
+    def show(**typed: Any) -> HTML:
+        rule, step, target_true, _, page = *map(typed.pop, ("rule", "step", "target_true", "example")), ""
         try:
             if step.startswith("undo"):
                 editor.revert() if step == "undo last" else editor.model.edits.set(())

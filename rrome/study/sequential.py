@@ -60,10 +60,10 @@ class Checks:
 class SequentialRun:
     """The three tables of a run (see the module), and the folder of its log."""
 
-    folder: Path
     edits: pd.DataFrame
     checkpoints: pd.DataFrame
     final: pd.DataFrame
+    folder: Path | None = None
 
 
 def sequential_edits(
@@ -199,10 +199,10 @@ def _tables(
     folder: Path, n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
 ) -> SequentialRun:
     return SequentialRun(
-        folder,
         pd.DataFrame(map(_flat, edits[:n])),
         pd.DataFrame([row for row in checkpoints if row["edits"] <= n]).sort_values("edits", ignore_index=True),
         pd.DataFrame([row for row in final if row["of"] == n]),
+        folder,
     )
 
 

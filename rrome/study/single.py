@@ -68,7 +68,7 @@ def single_edits(
     in the table's `attrs`. Raises RromeError for a `path` with other settings.
     """
     measures, chosen = measures or Measures(), dict(map(rule_named, rules))
-    check_prompts(editor.model, facts)
+    check_prompts(editor.model, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
     def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:

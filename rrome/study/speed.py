@@ -1,17 +1,14 @@
-"""How fast an edit is here and what it holds: against the naive solver, against matrix products, and stage by stage.
+"""What an edit takes here: time beside the naive solver and beside matrix products alone, time by stage, and memory.
 
     floor  =  FLOPs of a search / FLOPs per second of matrix products alone, run here with the model's own weights
 
-The FLOPs are counted by torch while the search runs. It counts fused attention on a CPU as nothing, so that is added
-by the formula that it has for a GPU. Normalisation and activations count nothing, so the floor cannot be reached.
-
-Times compare only within one run on one machine. Nothing here is checked against a clock.
+Torch counts the FLOPs while a search runs. Fused attention on a CPU, which it leaves out, is added by its formula for a
+GPU. Normalisation and activations count nothing, so the floor cannot be reached. Times compare only within one run.
 """
 
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -37,7 +34,7 @@ from ..update.second_moment import second_moment
 from ..update.value import Search, find_values
 
 COLUMNS = ["what", "seconds_naive", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
-ATTENTION = {  # torch counts it on accelerators only
+ATTENTION = {  # on a CPU
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
@@ -47,40 +44,37 @@ ATTENTION = {  # torch counts it on accelerators only
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Seconds of wall clock that `work` takes, an accelerator's queue included, and what it returns."""
-    wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
-    wait()
-    start = time.perf_counter()
-    result = work()
-    wait()
-    return time.perf_counter() - start, result
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    start, result = now(), work()
+    return now() - start, result
 
 
 def search_flops(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], evaluations: int, leading: str | None = None
 ) -> int:
-    """FLOPs of a search of so many evaluations: counted for one and for two, since each further one costs the same."""
-
-    def counted(n: int) -> int:
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            find_values(model, facts, templates, Search(evaluations=n, stop_loss=0.0), leading)
-        return counter.get_total_flops()
-
-    first, both = counted(1), counted(2)
-    return first + (evaluations - 1) * (both - first)
+    """FLOPs of a search of so many evaluations, counted by torch while it runs."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        find_values(model, facts, templates, Search(evaluations=evaluations, stop_loss=0.0), leading)
+    return counter.get_total_flops()
 
 
 @torch.no_grad()
 def product_rate(model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None) -> float:
-    """FLOPs per second of a search's products alone: with all weights above l* and with the vocabulary's, forward and back."""
+    """FLOPs per second of a search's matrix products alone: all weights above l* and the vocabulary's, both directions."""
     batch = freeze(model, facts, templates, leading)[0]
     above = [weight for block in blocks_of(model.lm)[model.layer + 1 :] for weight in block.parameters()]
     products = [(weight, batch.ids.numel()) for weight in above if weight.dim() == 2]
     products.append((model.lm.get_output_embeddings().weight, len(batch.logit_positions.row)))
     sides = {(rows, side): weight for weight, rows in products for side in weight.shape}
-    inputs = {side: torch.randn(side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}
+    inputs = {shape: torch.randn(shape, device=weight.device, dtype=weight.dtype) for shape, weight in sides.items()}
 
     def run() -> None:
-        for weight, rows in products:  # forward and back, in the order that the family's layout gives
+        for weight, rows in products:
             _ = inputs[rows, weight.shape[0]] @ weight, inputs[rows, weight.shape[1]] @ weight.T
 
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
@@ -94,58 +88,50 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
     floor_seconds of the search. The naive time of eight rules is eight searches, made once and counted eight times.
     """
     model, device, leading = editor.model, editor.model.device, editor.leading or ""
-    given, batch = (model, fact, editor.prefixes), ([fact], editor.prefixes, editor.leading)
-    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
+    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}  # shorter in the naive solver
     settings = {names.get(name, name): setting for name, setting in vars(editor.search).items()}
-    value_seconds, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
-    c_0, expected, matrix_seconds = editor.second_moment.matrix, {}, {}
+    given = model, fact, editor.prefixes
+    naive_search, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
+    naive_updates, expected = {}, {}
     for name, choice in RULES.items():
-        work = partial(naive.delta_matrix, *given, c_0, choice, leading, target)
-        matrix_seconds[name], expected[name] = timed(work, device)
-    rates = [product_rate(model, *batch)]
-    search_seconds, value = timed(lambda: editor.value(fact), device)
-    rates.append(product_rate(model, *batch))  # before and after, for a machine that others use too
-    one_seconds, one = timed(lambda: editor.updates(fact, [rule]), device)
-    all_seconds, every = timed(lambda: editor.updates(fact, list(RULES)), device)
-    naive_all = 8 * value_seconds + sum(matrix_seconds.values())
-    rows = [
-        ("search of v_e", value_seconds, search_seconds, _error(value.delta, delta)),
-        (f"one edit, {rule}", value_seconds + matrix_seconds[rule], one_seconds, _largest_error(one, expected)),
-        ("one edit, all 8 rules", naive_all, all_seconds, _largest_error(every, expected)),
-    ]
-    flops = search_flops(model, [fact], editor.prefixes, len(losses), editor.leading)
-    floor = flops * statistics.mean(1 / rate for rate in rates)
-    return pd.DataFrame([(*row[:3], row[1] / row[2], row[3], floor) for row in rows], columns=COLUMNS)
+        work = partial(naive.delta_matrix, *given, editor.second_moment.matrix, choice, leading, target)
+        naive_updates[name], expected[name] = timed(work, device)
+    rate = product_rate(model, [fact], editor.prefixes, editor.leading)
+    ours, value = timed(lambda: editor.value(fact), device)
+    rows = [("search of v_e", naive_search, ours, _error(value.delta, delta))]
+    for what, rules in ((f"one edit, {rule}", [rule]), ("one edit, all 8 rules", list(RULES))):
+        ours, updates = timed(partial(editor.updates, fact, rules), device)
+        theirs = len(rules) * naive_search + sum(naive_updates[name] for name in rules)
+        rows.append((what, theirs, ours, max(_error(updates[name].matrix(), expected[name]) for name in rules)))
+    table = pd.DataFrame(rows, columns=["what", "seconds_naive", "seconds_ours", "relative_error"])
+    table["ratio"] = table["seconds_naive"] / table["seconds_ours"]
+    table["floor_seconds"] = search_flops(model, [fact], editor.prefixes, len(losses), editor.leading) / rate
+    return table[COLUMNS]
 
 
 def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return ((ours - expected).norm() / expected.norm()).item()
 
 
-def _largest_error(updates: Mapping[str, RankOneUpdate], expected: Mapping[str, torch.Tensor]) -> float:
-    return max(_error(update.matrix(), expected[name]) for name, update in updates.items())
-
-
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
     """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
     solution = editor.solve(fact)
-    update = solution.update(rule)
+
+    def measure(update: RankOneUpdate) -> None:
+        with editor.applied(update):
+            fact_probabilities(editor.model, fact, {rule: None})
+
     work = {
         "keys alone (preflight)": lambda: editor.preflight(fact),
         "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
         "search of v_e": lambda: editor.solve(fact),
         "update from keys and value": lambda: solution.update(rule),
-        "apply, measure the fact, revert": lambda: _measured_in_place(editor, fact, update),
-        "whole edit with its metrics": lambda: _measured_in_place(editor, fact, editor.update(fact, rule)),
+        "apply, measure the fact, revert": partial(measure, solution.update(rule)),
+        "whole edit with its metrics": lambda: measure(editor.update(fact, rule)),
     }
-    seconds = {what: timed(part, editor.model.device)[0] for what, part in work.items()}
-    table = pd.DataFrame({"what": list(seconds), "seconds": list(seconds.values())})
-    return table.assign(of_search=table["seconds"] / seconds["search of v_e"])
-
-
-def _measured_in_place(editor: Editor, fact: Fact, update: RankOneUpdate) -> None:
-    with editor.applied(update):
-        fact_probabilities(editor.model, fact, {update.rule: None})
+    rows = [(what, timed(part, editor.model.device)[0]) for what, part in work.items()]
+    table = pd.DataFrame(rows, columns=["what", "seconds"])
+    return table.assign(of_search=table["seconds"] / dict(rows)["search of v_e"])
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -172,8 +158,8 @@ def edit_memory(editor: Editor, fact: Fact) -> pd.DataFrame:
             rise = child.submit(_edit_bytes_anew, *again, fact).result()
     weights = sum(weight.nbytes for weight in model.lm.parameters())
     held = {"the model's weights": weights, "W": model.site.weight.nbytes, "one edit under 8 rules, measured": rise}
-    table = pd.DataFrame({"what": list(held), "megabytes": [number / 1e6 for number in held.values()]})
-    return table.assign(of_model=table["megabytes"] * 1e6 / weights)
+    sizes = pd.Series(held)
+    return pd.DataFrame({"what": sizes.index, "megabytes": sizes.values / 1e6, "of_model": sizes.values / weights})
 
 
 def _edit_bytes(editor: Editor, fact: Fact) -> int:
@@ -209,8 +195,10 @@ def scaling(
     ]
     rows = []
     for varied, size, where, some, prompts, leading in cases:
-        flops = search_flops(where, some, prompts, evaluations, leading)
         seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        floor = flops / product_rate(where, some, prompts, leading)
-        rows.append((varied, size, seconds / len(some), floor / len(some)))
+        flops, rate = (
+            search_flops(where, some, prompts, evaluations, leading),
+            product_rate(where, some, prompts, leading),
+        )
+        rows.append((varied, size, seconds / len(some), flops / rate / len(some)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])
