@@ -12,13 +12,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -47,18 +48,18 @@ ATTENTION = {  # torch counts it on accelerators only
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Seconds of wall clock that `work` takes, an accelerator's queue included, and what it returns."""
-    wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
-    wait()
+    finish = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
+    finish()
     start = time.perf_counter()
     result = work()
-    wait()
+    finish()
     return time.perf_counter() - start, result
 
 
 def search_flops(
-    model: Model, facts: Sequence[Fact], templates: Sequence[str], evaluations: int, leading: str | None = None
-) -> int:
-    """FLOPs of a search of so many evaluations: counted for one and for two, since each further one costs the same."""
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
+) -> tuple[float, float]:
+    """FLOPs of a search that come once, and those of one evaluation forward and back, from searches of one and of two."""
 
     def counted(n: int) -> int:
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
@@ -66,21 +67,31 @@ def search_flops(
         return counter.get_total_flops()
 
     first, both = counted(1), counted(2)
-    return first + (evaluations - 1) * (both - first)
+    step = both - first
+    return first - step / 2, step  # the last evaluation goes forward only
+
+
+def search_floor(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], evaluations: int, leading: str | None = None
+) -> float:
+    """Seconds of the products of a search alone: what comes once at the rate of whole prompts, the rest at that of a step."""
+    once, step = search_flops(model, facts, templates, leading)
+    batch = freeze(model, facts, templates, leading)[0]
+    blocks = [[weight for weight in block.parameters() if weight.dim() == 2] for block in blocks_of(model.lm)]
+    whole = [(weight, int(batch.mask.sum())) for block in blocks for weight in block]
+    above = [(weight, batch.ids.numel()) for block in blocks[model.layer + 1 :] for weight in block]
+    above.append((model.lm.get_output_embeddings().weight, len(batch.places.row)))
+    return once / product_rate(whole) + (evaluations - 0.5) * step / product_rate(above)
 
 
 @torch.no_grad()
-def product_rate(model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None) -> float:
-    """FLOPs per second of a search's products alone: with all weights above l* and with the vocabulary's, forward and back."""
-    batch = freeze(model, facts, templates, leading)[0]
-    above = [weight for block in blocks_of(model.lm)[model.layer + 1 :] for weight in block.parameters()]
-    products = [(weight, batch.ids.numel()) for weight in above if weight.dim() == 2]
-    products.append((model.lm.get_output_embeddings().weight, len(batch.places.row)))
+def product_rate(products: Sequence[tuple[torch.Tensor, int]]) -> float:
+    """FLOPs per second of products (weight, rows) alone, forward and back."""
     sides = {(rows, side): weight for weight, rows in products for side in weight.shape}
     inputs = {side: torch.randn(side, device=weight.device, dtype=weight.dtype) for side, weight in sides.items()}
 
     def run() -> None:
-        for weight, rows in products:  # forward and back, in the order that the family's layout gives
+        for weight, rows in products:  # in the order that the family's layout gives
             _ = inputs[rows, weight.shape[0]] @ weight, inputs[rows, weight.shape[1]] @ weight.T
 
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
@@ -94,17 +105,18 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
     floor_seconds of the search. The naive time of eight rules is eight searches, made once and counted eight times.
     """
     model, device, leading = editor.model, editor.model.device, editor.leading or ""
-    given, batch = (model, fact, editor.prefixes), ([fact], editor.prefixes, editor.leading)
+    given = (model, fact, editor.prefixes)
     names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
     settings = {names.get(name, name): setting for name, setting in vars(editor.search).items()}
     value_seconds, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
+    batch = ([fact], editor.prefixes, len(losses), editor.leading)
     c_0, expected, matrix_seconds = editor.second_moment.matrix, {}, {}
     for name, choice in RULES.items():
         work = partial(naive.delta_matrix, *given, c_0, choice, leading, target)
         matrix_seconds[name], expected[name] = timed(work, device)
-    rates = [product_rate(model, *batch)]
+    floors = [search_floor(model, *batch)]
     search_seconds, value = timed(lambda: editor.value(fact), device)
-    rates.append(product_rate(model, *batch))  # before and after, for a machine that others use too
+    floors.append(search_floor(model, *batch))  # before and after, for a machine that others use too
     one_seconds, one = timed(lambda: editor.updates(fact, [rule]), device)
     all_seconds, every = timed(lambda: editor.updates(fact, list(RULES)), device)
     naive_all = 8 * value_seconds + sum(matrix_seconds.values())
@@ -113,8 +125,7 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
         (f"one edit, {rule}", value_seconds + matrix_seconds[rule], one_seconds, _largest_error(one, expected)),
         ("one edit, all 8 rules", naive_all, all_seconds, _largest_error(every, expected)),
     ]
-    flops = search_flops(model, [fact], editor.prefixes, len(losses), editor.leading)
-    floor = flops * statistics.mean(1 / rate for rate in rates)
+    floor = statistics.mean(floors)
     return pd.DataFrame([(*row[:3], row[1] / row[2], row[3], floor) for row in rows], columns=COLUMNS)
 
 
@@ -160,32 +171,39 @@ def peak_bytes(device: torch.device) -> int:
 def edit_memory(editor: Editor, fact: Fact) -> pd.DataFrame:
     """Memory that one edit needs beside a loaded model: what, megabytes (10^6 bytes), of_model (share of its weights).
 
-    On a CPU a new process loads the model by its name and makes the edit: by how much does its peak rise?
+    On a CPU a new process loads the model by its name and makes the edit: by how much does its resident set rise?
     """
     model = editor.model
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-        rise = _edit_bytes(editor, fact)
+        rise = -torch.cuda.memory_allocated(model.device)
+        _edit(editor, fact)
+        rise += torch.cuda.max_memory_allocated(model.device)
     else:
         again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            rise = child.submit(_edit_bytes_anew, *again, fact).result()
+            rise = child.submit(_edit_anew, *again, fact).result()
     weights = sum(weight.nbytes for weight in model.lm.parameters())
     held = {"the model's weights": weights, "W": model.site.weight.nbytes, "one edit under 8 rules, measured": rise}
     table = pd.DataFrame({"what": list(held), "megabytes": [number / 1e6 for number in held.values()]})
     return table.assign(of_model=table["megabytes"] * 1e6 / weights)
 
 
-def _edit_bytes(editor: Editor, fact: Fact) -> int:
-    before = peak_bytes(editor.model.device)
+def _edit(editor: Editor, fact: Fact) -> None:
     fact_probabilities(editor.model, fact, editor.updates(fact, list(RULES)))
-    return peak_bytes(editor.model.device) - before
 
 
-def _edit_bytes_anew(name, layer, dtype, tokens, prefixes, search, fact) -> int:
+def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact) -> int:
+    """Sampled: on Linux a new process's ru_maxrss starts at the size of its parent, which hides what the edit takes."""
     model = load(name, layer=layer, dtype=dtype, device="cpu")
-    moment = second_moment(model, factbook_prose("second-moment"), tokens)
-    return _edit_bytes(Editor(model, moment, prefixes, search=search), fact)
+    editor = Editor(model, second_moment(model, factbook_prose("second-moment"), tokens), prefixes, search=search)
+    resident = [psutil.Process().memory_info().rss]
+    with ThreadPoolExecutor(1) as other:
+        work = other.submit(_edit, editor, fact)
+        while wait([work], timeout=0.002).not_done:
+            resident.append(psutil.Process().memory_info().rss)
+        work.result()
+    return max(resident) - resident[0]
 
 
 def scaling(
@@ -209,8 +227,7 @@ def scaling(
     ]
     rows = []
     for varied, size, where, some, prompts, leading in cases:
-        flops = search_flops(where, some, prompts, evaluations, leading)
         seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        floor = flops / product_rate(where, some, prompts, leading)
+        floor = search_floor(where, some, prompts, evaluations, leading)
         rows.append((varied, size, seconds / len(some), floor / len(some)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])
