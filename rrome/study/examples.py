@@ -19,6 +19,7 @@ from .draw import probe as held_out_probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
+STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
 
 
 def compute_updates(
@@ -107,55 +108,65 @@ def _html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[
 def playground(
     editor: Editor, examples: Sequence[Fact] = (), *, probe: str | None = None, n_generated: int = 40
 ) -> Any:
-    """A form for one fact, rule and step, as an `ipywidgets.interactive`: show it in a notebook; `.result` is its HTML.
+    """A form for one fact, rule and step, to be shown in a notebook; its last two children are the button and the page.
 
     Steps: "preflight" makes no search; "compare" measures the model as it is beside the named rules and the chosen one;
     "edit" also puts the chosen update into W; "undo last"; "undo all". Perplexity is of `probe` (None: held-out text).
     """
     import ipywidgets  # only a notebook needs it
-    from IPython.display import HTML
 
     found: dict[tuple, Solution] = {}  # the last one, by what it was searched for: another rule needs no new search
     texts = [held_out_probe() if probe is None else probe]
-    fields = {name: ipywidgets.Textarea(rows=1, layout={"width": "98%"}) for name in TYPED}
-    example = ipywidgets.Dropdown(options=[(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples])
+    options = [(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples]
+    example = ipywidgets.Dropdown(options=options, description="example", layout={"width": "98%"})
+    fields = {name: ipywidgets.Textarea(rows=1, description=name, layout={"width": "98%"}) for name in TYPED}
+    rule = ipywidgets.Dropdown(options=list(RULES), value="r-rome", description="rule")
+    step = ipywidgets.Dropdown(options=STEPS, description="step")
+    button, page = ipywidgets.Button(description="Go"), ipywidgets.HTML()
 
     def fill(*_: Any) -> None:
         for name, field in fields.items():
             text = getattr(example.value, name, None) or ""
             field.value = text if isinstance(text, str) else "\n".join(text)
 
-    def show(**typed: Any) -> HTML:
-        rule, step, target_true, _, page = *map(typed.pop, ("rule", "step", "target_true", "example")), ""
+    def do(rule: str, step: str) -> str:
+        if step.startswith("undo"):
+            editor.revert() if step == "undo last" else editor.model.edits.set(())
+            return ""
+        typed: dict[str, Any] = {name: field.value for name, field in fields.items()}
+        lines = {name: tuple(filter(str.strip, typed[name].splitlines())) for name in TYPED[4:]}
+        fact = Fact(**typed | lines | {"target_true": typed["target_true"].strip() or None})
+        if step == "preflight":
+            return _preflight_table(editor, fact)
+        wanted = fact.prompt, fact.subject, fact.target_new, editor.applied_updates
+        solution = found.get(wanted) or editor.solve(fact)
+        found.clear()
+        found[wanted] = solution
+        updates = {name: solution.update(name) for name in (*NAMED_RULES, rule)}
+        shown = _preflight_table(editor, fact) + _comparison(editor, fact, updates, texts, n_generated)
+        if step == "edit":
+            editor.apply(updates[rule])
+        return shown
+
+    def go(*_: Any) -> None:
+        button.disabled, shown = True, "<p><strong>Stopped</strong> by an error, which the notebook shows or logs.</p>"
         try:
-            if step.startswith("undo"):
-                editor.revert() if step == "undo last" else editor.model.edits.set(())
-            else:
-                lines = {name: tuple(filter(str.strip, typed[name].splitlines())) for name in TYPED[4:]}
-                fact = Fact(**typed | lines, target_true=target_true.strip() or None)
-                page = _preflight_table(editor, fact)
-                if step != "preflight":
-                    wanted = fact.prompt, fact.subject, fact.target_new, editor.applied_updates
-                    solution = found.get(wanted) or editor.solve(fact)
-                    found.clear()
-                    found[wanted] = solution
-                    updates = {name: solution.update(name) for name in (*NAMED_RULES, rule)}
-                    page += _comparison(editor, fact, updates, texts, n_generated)
-                if step == "edit":
-                    editor.apply(updates[rule])
+            shown = do(rule.value, step.value)
         except RromeError as error:
-            page = f"<p><strong>Not done</strong>: {escape(str(error))}</p>"
-        named = [(getattr(update, "fact", None), update) for update in editor.applied_updates]
-        edits = [f"{f'{f.rewrite} → {f.target_new}' if f else u.subject} under {u.rule}" for f, u in named]
-        items = "".join(f"<li>{escape(edit)}</li>" for edit in edits)
-        return HTML(f"{page}<p>Edits in the model: {len(edits)}</p><ol>{items}</ol>")
+            shown = f"<p><strong>Not done</strong>: {escape(str(error))}</p>"
+        finally:
+            button.disabled, page.value = False, shown + _edits_in(editor)
 
     example.observe(fill, "value")
     fill()
-    steps = ["preflight", "compare", "edit", "undo last", "undo all"]
-    chosen = {"rule": ipywidgets.Dropdown(options=list(RULES), value="r-rome"), "step": steps}
-    options = {"manual": True, "manual_name": "Go", "auto_display": True}
-    return ipywidgets.interactive(show, options, example=example, **fields, **chosen)
+    button.on_click(go)
+    return ipywidgets.VBox([example, *fields.values(), rule, step, button, page])
+
+
+def _edits_in(editor: Editor) -> str:
+    named = [(getattr(update, "fact", None), update) for update in editor.applied_updates]
+    edits = [f"{f'{f.rewrite} → {f.target_new}' if f else u.subject} under {u.rule}" for f, u in named]
+    return f"<p>Edits in the model: {len(edits)}</p><ol>{''.join(f'<li>{escape(edit)}</li>' for edit in edits)}</ol>"
 
 
 def _preflight_table(editor: Editor, fact: Fact) -> str:
