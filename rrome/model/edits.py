@@ -83,7 +83,7 @@ class Edits:
 
     @property
     def state(self) -> tuple[str, int]:
-        """Which W this is, and a checksum of what it holds."""
+        """The path of W and a checksum of its entries."""
         return self._site.path, self._checksum
 
     def verify(self) -> None:
@@ -95,7 +95,7 @@ class Edits:
             )
 
     def adopt(self) -> None:
-        """Take W as it is now for the original: what was put in before can no longer be taken out."""
+        """Take W as it is now for the original; earlier updates can no longer be taken out."""
         self._original, self._updates = None, []
         self._checksum, self.adopted = checksum(self._site.weight), True
 
@@ -110,9 +110,8 @@ class Edits:
         update = update or self._updates[-1]
         matches = [number for number, applied in enumerate(self._updates) if _same(applied, update)]
         if not matches:
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert"
-            )
+            which = f"the update of {update.subject!r} under {update.rule!r}"
+            raise RromeError(f"{which} is not applied: nothing to revert")
         self.set(self._updates[: matches[-1]] + self._updates[matches[-1] + 1 :])
 
     def set(self, updates: Sequence[Update]) -> None:
@@ -143,9 +142,8 @@ class Edits:
                 f"W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model"
             )
         if not (left.isfinite().all() and right.isfinite().all()):
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied"
-            )
+            which = f"the update of {update.subject!r} under {update.rule!r}"
+            raise RromeError(f"{which} holds NaN or infinity: not applied")
 
 
 def _same(one: Update, other: Update) -> bool:
