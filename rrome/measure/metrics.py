@@ -17,7 +17,6 @@ from sklearn.metrics import roc_auc_score
 
 from ..store.disk import RromeError
 
-
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
 COLUMNS = (*SHARES, "GE", "S")
 RESAMPLES = 2000

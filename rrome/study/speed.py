@@ -121,7 +121,7 @@ def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
         with editor.applied(update):
             fact_probabilities(editor.model, fact, {rule: None})
 
-    work = {
+    work: dict[str, Callable[[], Any]] = {
         "keys alone (preflight)": lambda: editor.preflight(fact),
         "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
         "search of v_e": lambda: editor.solve(fact),
@@ -196,6 +196,9 @@ def scaling(
     rows = []
     for varied, size, where, some, prompts, leading in cases:
         seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        flops, rate = search_flops(where, some, prompts, evaluations, leading), product_rate(where, some, prompts, leading)
+        flops, rate = (
+            search_flops(where, some, prompts, evaluations, leading),
+            product_rate(where, some, prompts, leading),
+        )
         rows.append((varied, size, seconds / len(some), flops / rate / len(some)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])
