@@ -149,14 +149,16 @@ def main(
     try:
         with refusals():
             available(device)  # before any work, also of a notebook that needs none
-            figures = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
             given = {"model_name": model, "device": device}
             shared = {name: value for name, value in given.items() if value is not None}
-            output = run(notebook, profile, figures, dict(map(parse_setting, set_ or [])), shared)
+            extra = dict(map(parse_setting, set_ or []))
+            output = run(notebook, profile, figures, extra, shared)
     except papermill.PapermillExecutionError as error:
         failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
         raise typer.Exit(1) from error
+    model, device = extra.get("model_name", model), extra.get("device", device)
+    figures = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
     typer.echo(f"done: {output}; its figures, if it draws any: {figures}")
 
 

@@ -1,10 +1,10 @@
-"""Downstream tasks: what a model still knows after editing, on every machine, or the paper's four of GLUE.
+"""Downstream tasks: what a model still knows after editing.
 
 Offline: choices between a right and a wrong continuation, won when the right one is more probable per token. Agreement has
 minimal pairs of the kind BLiMP uses (Warstadt et al. 2020), from rrome/data/agreement.yaml; recall asks facts not edited.
 
-GLUE: few-shot prompts, a generated answer, weighted F1, as in the paper, and beside it the area under the ROC curve of the
-log-odds of the two answers. A small model that always gives one answer gets a constant F1; its log-odds may still know.
+GLUE, the paper's four tasks: few-shot prompts, a generated answer, weighted F1, and the area under the ROC curve of the
+log-odds of the two answers. A small model that always gives one answer has a constant F1; its log-odds may still tell.
 """
 
 import itertools
@@ -27,7 +27,7 @@ BATCH = 16
 
 
 class Task(Protocol):
-    """Anything that scores a model: `name`, a `key` that changes with its content, and the `floor` that guessing gets."""
+    """Anything that scores a model: `name`, a `key` that changes with its content, and its score by guessing, `floor`."""
 
     @property
     def name(self) -> str: ...
@@ -54,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """Choices under one name; its score is the share that is won, the floor what guessing wins."""
+    """Choices under one name; the score is the share that is won."""
 
     name: str
     choices: tuple[Choice, ...]
@@ -76,9 +76,8 @@ class ChoiceTask:
     def won(self, model: Model) -> list[bool]:
         """Which choices the model wins, as it is now; a model that yields NaN wins none."""
         pairs = [(choice.prompt, option) for choice in self.choices for option in (choice.right, *choice.wrong)]
-        nll = iter(target_nll(model, *zip(*pairs, strict=True)).tolist())
-        groups = [list(itertools.islice(nll, 1 + len(choice.wrong))) for choice in self.choices]
-        return [all(right < other for other in wrong) for right, *wrong in groups]
+        groups = target_nll(model, *zip(*pairs, strict=True)).split([1 + len(choice.wrong) for choice in self.choices])
+        return [bool((nll[0] < nll[1:]).all()) for nll in groups]
 
     def scores(self, model: Model) -> dict[str, float]:
         """The share won."""
@@ -87,7 +86,7 @@ class ChoiceTask:
 
 
 def agreement_task(n_per_kind: int = 60, seed: int = 0) -> ChoiceTask:
-    """Minimal pairs of subject-verb agreement across a phrase or a clause, reflexives and determiners.
+    """Minimal pairs: subject-verb agreement across a phrase or a clause, reflexives, determiners.
 
     Raises RromeError when a kind has fewer than `n_per_kind` pairs.
     """
@@ -155,7 +154,7 @@ class GlueTask:
         return max(weighted_f1(self.labels, [label] * len(self.labels)) for label in (0, 1))
 
     def prompts(self, model: Model) -> list[str]:
-        """The shots and then each question; the first shots are left out where the model's context is too short for all."""
+        """The shots and each question, without the first shots where the model's context is too short for all."""
         return [self._prompt(model, question) for question in self.questions]
 
     def _prompt(self, model: Model, question: str) -> str:
@@ -167,9 +166,9 @@ class GlueTask:
 
     def scores(self, model: Model) -> dict[str, float]:
         """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
-        prompts, answers = self.prompts(model), []
-        for start in range(0, len(prompts), BATCH):
-            answers += generate(model, prompts[start : start + BATCH], self.n_tokens, top_k=1)
+        prompts = self.prompts(model)
+        batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
+        answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
         given = [read_answer(answer, self.options) for answer in answers]
         twice = [prompt for prompt in prompts for _ in self.options]
         nll = target_nll(model, twice, self.options * len(prompts)).view(-1, 2)
@@ -193,8 +192,8 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
     """One of sst2, mrpc, cola, rte: up to `n_per_class` seeded validation examples of each class, each after few shots.
 
     `source` is "hub" (downloaded by `datasets`) or a folder with NAME.jsonl in GLUE's own fields and labels. The shots are
-    drawn first, alternating in class, and are never asked; both classes are asked equally often. Raises RromeError for an
-    unknown task or when no examples are left to ask.
+    drawn first, alternate in class and are not asked; both classes are asked equally often. Raises RromeError for an
+    unknown task, an unreadable source, or when no examples are left to ask.
     """
     known = read_yaml("glue.yaml")
     if name not in known["tasks"]:
