@@ -155,7 +155,8 @@ def _rows(
     """The rows of all facts, the number of each row's fact, and the logit positions."""
     rows: list[Row] = []
     owner: list[int] = []
-    of_targets, of_kl, labels, weights = [], [], [], []
+    labels: list[int] = []
+    of_targets, of_kl, weights = [], [], []
     for number, fact in enumerate(facts):
         start = len(rows)
         for template in templates:
