@@ -37,7 +37,7 @@ class Mortal(Editor):
         self.folder, self.subject, self.deaths = folder, subject, deaths
         self.searched: list[str] = []
 
-    def values(self, facts):
+    def solve_all(self, facts):
         """v_e, if it lives to see it; before it dies, what it found earlier is written down elsewhere."""
         died = len(list(self.folder.glob("death-*")))
         if died < self.deaths and any(fact.subject == self.subject for fact in facts):
@@ -49,7 +49,7 @@ class Mortal(Editor):
         self.searched += [fact.subject for fact in facts]
         with open(self.folder / "searched", "a", encoding="utf-8") as file:
             file.writelines(fact.subject + "\n" for fact in facts)
-        return super().values(facts)
+        return super().solve_all(facts)
 
     def _in(self, journal: str) -> bool:
         return all(subject in journal for subject in self.searched)

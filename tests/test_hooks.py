@@ -26,8 +26,8 @@ def cached(model, ids, mask, positions):
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def later_logits(model, kept, ids, mask, positions):
-    with attending_to(model, kept) as cache:
+def later_logits(model, kv_cache, ids, mask, positions):
+    with attending_to(model, kv_cache) as cache:
         given = {"input_ids": ids[:, BEFORE:], "attention_mask": mask, "position_ids": positions[:, BEFORE:]}
         return model.lm(**given, past_key_values=cache).logits
 
@@ -44,8 +44,8 @@ def test_new_tokens_read_what_they_read_in_one_pass_over_all(family):
 def test_only_attention_that_transformers_dispatches_is_replaced_and_only_inside(name):
     model = model_of(name)
     own = model.lm.config._attn_implementation
-    kept = cached(model, *rows_of(model))
-    with pytest.raises(KeyboardInterrupt), attending_to(model, kept):
+    kv_cache = cached(model, *rows_of(model))
+    with pytest.raises(KeyboardInterrupt), attending_to(model, kv_cache):
         assert (model.lm.config._attn_implementation == own) == (name in OWN_ATTENTION)
         raise KeyboardInterrupt
     assert model.lm.config._attn_implementation == own
@@ -53,19 +53,19 @@ def test_only_attention_that_transformers_dispatches_is_replaced_and_only_inside
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_torch_s_attention_whose_scores_are_float32(dtype, tiny_llama):
-    kept = [(keys.to(dtype), values.to(dtype)) for keys, values in cached(tiny_llama, *rows_of(tiny_llama))]
-    with attending_to(tiny_llama, kept):
+    kv_cache = [(keys.to(dtype), values.to(dtype)) for keys, values in cached(tiny_llama, *rows_of(tiny_llama))]
+    with attending_to(tiny_llama, kv_cache):
         assert tiny_llama.lm.config._attn_implementation == "sdpa"
 
 
 def test_cached_tensors_are_not_copied_and_stay_as_they_are(tiny_llama):
     rows = rows_of(tiny_llama)
-    kept = cached(tiny_llama, *rows)
-    before = [(keys.clone(), values.clone()) for keys, values in kept]
-    with attending_to(tiny_llama, kept) as cache:
-        assert all(layer.keys is keys for layer, (keys, _) in zip(cache.layers, kept, strict=True))
-    later_logits(tiny_llama, kept, *rows)
-    torch.testing.assert_close(kept, before, rtol=0, atol=0)
+    kv_cache = cached(tiny_llama, *rows)
+    before = [(keys.clone(), values.clone()) for keys, values in kv_cache]
+    with attending_to(tiny_llama, kv_cache) as cache:
+        assert all(layer.keys is keys for layer, (keys, _) in zip(cache.layers, kv_cache, strict=True))
+    later_logits(tiny_llama, kv_cache, *rows)
+    torch.testing.assert_close(kv_cache, before, rtol=0, atol=0)
 
 
 def test_without_a_cache_nothing_is_replaced(tiny_llama):

@@ -31,11 +31,11 @@ def form(editor):
 
 def go(form, **values):
     """The page after these values are put into the fields and the button is pressed."""
-    fields = {widget._kwarg: widget for widget in form.kwargs_widgets}
+    *fields, button, page = form.children
     for name, value in values.items():
-        fields[name].value = value
-    form.manual_button.click()
-    return form.result and form.result.data
+        next(field for field in fields if field.description == name).value = value
+    button.click()
+    return page.value
 
 
 def tables(page):
@@ -52,8 +52,8 @@ def tables(page):
 @pytest.fixture
 def searches(monkeypatch):
     """The searches made from now on."""
-    made, search = [], Editor.values
-    monkeypatch.setattr(Editor, "values", lambda self, facts: made.append(facts[0]) or search(self, facts))
+    made, search = [], Editor.solve_all
+    monkeypatch.setattr(Editor, "solve_all", lambda self, facts: made.append(facts[0]) or search(self, facts))
     return made
 
 
@@ -126,13 +126,18 @@ def test_a_fact_that_is_none_is_explained_on_the_page(form, field, text, said):
     assert "<strong>Not done</strong>" in page and said in page and "model: 0<" in page
 
 
-def test_an_error_of_the_search_is_its_sentence_and_changes_nothing(form, monkeypatch):
+def test_an_error_of_the_search_is_its_sentence_and_any_other_is_not_hidden(form, monkeypatch, caplog):
     def fail(self, facts):
-        raise RromeError("the subject <i>cannot</i> be located")
+        raise error
 
-    monkeypatch.setattr(Editor, "values", fail)
+    monkeypatch.setattr(Editor, "solve_all", fail)
+    error = RromeError("the subject <i>cannot</i> be located")
     page = go(form, step="edit")
     assert "the subject &lt;i&gt;cannot&lt;/i&gt; be located" in page and "model: 0<" in page
+    error = MemoryError()
+    page = go(form)
+    assert "MemoryError" in caplog.text
+    assert "Stopped" in page and "cannot" not in page and "model: 0<" in page
 
 
 def test_a_fact_without_a_true_answer_can_be_edited(form):
@@ -155,7 +160,7 @@ def test_what_was_generated_is_escaped_and_keeps_its_lines(form, monkeypatch):
 
 
 def test_every_input_has_a_label_and_every_table_headers(form):
-    assert all(widget.description for widget in form.kwargs_widgets)
+    assert all(widget.description for widget in form.children[:-1])
     page = go(form, step="compare")
     assert page.count("<caption") == 3 and page.count('scope="col"') == 5 + 2 * 5
 

@@ -7,7 +7,7 @@ import pytest
 
 from rrome import plots
 from rrome.measure.metrics import COLUMNS
-from rrome.study.collapse import survival
+from rrome.study import survival
 from rrome.update.rules import NAMED_RULES, RULES
 
 matplotlib.use("agg")

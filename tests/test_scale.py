@@ -77,7 +77,7 @@ def test_a_study_goes_on_from_one_process_to_a_cluster_and_back(cluster, editor,
     (tmp_path / "study.jsonl").write_text("".join(lines[:16]))  # one fact, and one half
     same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
     assert (tmp_path / "study.jsonl").read_text().startswith("".join(lines[:16]))
-    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched again"))
     same(single_edits(editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
 
 
@@ -203,7 +203,7 @@ def test_a_script_that_workers_cannot_import_is_told_how(tmp_path, monkeypatch):
     monkeypatch.setattr(
         multiprocessing.current_process(), "_inheriting", True, raising=False
     )  # as in a worker's import
-    with pytest.raises(RromeError, match='in a script under if __name__ == "__main__":'):
+    with pytest.raises(RromeError, match='in a script put the call under `if __name__ == "__main__":`'):
         scale.single_edits(1, make_editor, FACTS, tmp_path / "study.jsonl")
 
 

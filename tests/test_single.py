@@ -69,8 +69,8 @@ def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(edit
 
 def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     searches = []
-    search = Editor.values
-    monkeypatch.setattr(Editor, "values", lambda self, facts: searches.extend(facts) or search(self, facts))
+    search = Editor.solve_all
+    monkeypatch.setattr(Editor, "solve_all", lambda self, facts: searches.extend(facts) or search(self, facts))
     study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=0))
     assert sorted(fact.case_id for fact in searches) == [0, 1]
 
@@ -105,8 +105,8 @@ def test_facts_searched_one_by_one_or_in_one_batch_give_the_same_table(editor, f
 
 def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(editor, facts, tmp_path, monkeypatch):
     short, long = facts[0], replace(facts[1], target_new="the old town on the river")
-    batches, search = [], Editor.values
-    monkeypatch.setattr(Editor, "values", lambda self, facts: batches.append(list(facts)) or search(self, facts))
+    batches, search = [], Editor.solve_all
+    monkeypatch.setattr(Editor, "solve_all", lambda self, facts: batches.append(list(facts)) or search(self, facts))
     given = {"facts": [long, short, long, short], "measures": Measures(n_generated=0), "at_once": 2}
     whole = study.single_edits(editor, path=tmp_path / "whole.jsonl", **given)
     assert batches == [[short, short], [long, long]]
@@ -119,7 +119,7 @@ def test_facts_of_one_length_share_a_batch_whether_a_study_is_whole_or_resumed(e
 
 def test_a_finished_study_is_only_read(editor, facts, whole, monkeypatch):
     table, path = whole
-    monkeypatch.setattr(Editor, "values", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched again"))
     same(study.single_edits(editor, facts, path, measures=SHORT), table)
     same(study.read_single_edits(path), table)
 

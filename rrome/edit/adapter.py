@@ -1,4 +1,4 @@
-"""Edits to give away: a LoRA adapter that plain `peft` loads and that is an edit log too, or the edited model itself.
+"""Edits to share: a LoRA adapter that plain `peft` loads and that is an edit log too, or the edited model itself.
 
 A sum of rank-one updates is a LoRA with scaling 1, one edit per row of A (r, d_k) and column of B (d_v, r):
 
@@ -9,9 +9,8 @@ A sum of rank-one updates is a LoRA with scaling 1, one edit per row of A (r, d_
     FOLDER/edits.jsonl                  for EditLog: settings, then one line per edit
     FOLDER/README.md                    the model card
 
-The factors are kept as they were made, so reading the adapter as a log gives the same W bit for bit. peft adds B A x to W x,
-which is the same up to rounding: on the default model in float32, logits of up to 32 differed by at most 4.7e-5 (five
-adapters of one or two edits, ||Delta||_F 19 to 484), and both lay as far (4.7e-5 to 6.7e-5, four of them) from float64.
+Read as a log, the adapter gives the same W bit for bit. peft adds B A x to W x, which is the same up to rounding: on the
+default model in float32, logits of up to 32 differed by at most 4.7e-5 (five adapters, ||Delta||_F 19 to 484).
 """
 
 import contextlib
@@ -20,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -48,8 +47,7 @@ def save_adapter(
 
     `settings` and `rows`, one per edit, are kept in edits.jsonl. RromeError for no update, or a folder that is not empty.
     """
-    loaded = [None if update is None else _in_memory(update) for update in updates]
-    made = [update for update in loaded if update is not None]
+    made = [update for update in updates if update is not None]
     with _new_folder(folder, len(made)) as scratch:
         factors = {
             "lora_A": torch.stack([update.right.cpu() for update in made]),  # (r, d_k)
@@ -61,13 +59,14 @@ def save_adapter(
         stored = {"file": WEIGHTS, "sha256": file_sha256(scratch / WEIGHTS)}
         lines = [
             {"edit": number} | (_notes(update) | dict(row) | stored if update else dict(row))
-            for number, (update, row) in enumerate(zip(loaded, rows or [{}] * len(loaded), strict=True), 1)
+            for number, (update, row) in enumerate(zip(updates, rows or [{}] * len(updates), strict=True), 1)
         ]
-        settings = {"model": model.fingerprint, "layer": model.layer} | dict(settings) | _made_from(model)
+        base = {"name": model.name, "source": model.name} | model.origin
+        base |= {"module": model.site.path, "dtype": _dtype(model)}
+        settings = {"model": model.fingerprint, "layer": model.layer, **settings, "base": base, "rrome": __version__}
         write_journal(scratch / LINES, settings, lines)
         _config(model, len(made)).save_pretrained(scratch)
-        card = model_card(model, settings, [line for line in lines if line["file"]], "peft", scratch.name)
-        (scratch / CARD).write_text(card, encoding="utf-8")
+        _write_card(scratch, model, settings, [line for line in lines if line["file"]], "peft")
 
 
 def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | None = None) -> None:
@@ -79,13 +78,11 @@ def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | 
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():
         model.lm.save_pretrained(scratch)
         model.tokenizer.save_pretrained(scratch)
-        edits = [_notes(_in_memory(update)) for update in updates]
-        card = model_card(model, settings or {}, edits, "transformers", scratch.name)
-        (scratch / CARD).write_text(card, encoding="utf-8")
+        _write_card(scratch, model, settings or {}, list(map(_notes, updates)), "transformers")
 
 
 def check_adapter(folder: Path, *, writing: bool = False) -> None:
-    """RromeError for a folder that holds an adapter of other make, or any adapter when it is to be written to."""
+    """RromeError for a folder that holds an adapter that this kit did not make, or any adapter when `writing`."""
     if not (folder / CONFIG).exists():
         return
     if not (folder / LINES).exists():
@@ -113,7 +110,7 @@ def read_updates(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[RankOn
 
 @contextlib.contextmanager
 def _new_folder(folder: str | Path, n_updates: int) -> Iterator[Path]:
-    """A new folder, made only when all of it is written; RromeError for nothing to write or a folder that is not empty."""
+    """A new folder that appears only when all of it is written; RromeError for no update or a folder that is not empty."""
     folder = Path(folder).resolve()
     if not n_updates:
         raise RromeError(f"there is no edit to save in {folder}: apply an update first")
@@ -141,14 +138,10 @@ def _config(model: Model, rank: int) -> Any:
     )
 
 
-def model_card(
-    model: Model,
-    settings: Mapping[str, Any],
-    edits: Sequence[Mapping[str, Any]],
-    library: Literal["peft", "transformers"],
-    folder: str,
-) -> str:
-    """The README.md of an adapter ("peft") or a merged model ("transformers"), from rrome/data/card.md.jinja.
+def _write_card(
+    folder: Path, model: Model, settings: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], library: str
+) -> None:
+    """Write README.md, from rrome/data/card.md.jinja, of an adapter ("peft") or a merged model ("transformers").
 
     It names the base model, the edited matrix, rules and C_0, the code that loads `folder`, and each edit (as in edits.jsonl).
     """
@@ -170,7 +163,7 @@ def model_card(
         rules=", ".join(sorted({edit["rule"] for edit in edits})),
         settings=settings,
         version=__version__,
-        folder=folder,
+        folder=folder.name,
         address=model.address,
         converted=model.converted,
         revision=model.origin.get("revision"),
@@ -179,11 +172,11 @@ def model_card(
         cell=_cell,
         quoted=json.dumps,
     )
-    return str(card)
+    (folder / CARD).write_text(str(card), encoding="utf-8")
 
 
 def _cells(edit: Mapping[str, Any]) -> list[str]:
-    """One edit as a row of the card's table."""
+    """One edit as the cells of a row."""
     asked = (edit.get("fact") or {}).get("requested_rewrite", {})
     targets = [(asked.get(name) or {}).get("str") for name in ("target_new", "target_true")]
     texts = [edit["subject"], asked.get("prompt"), *targets, edit["rule"]]
@@ -191,26 +184,15 @@ def _cells(edit: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(text: str | None) -> str:
-    """A text that stays in its cell of a Markdown table."""
+    """A text on one line, escaped for a Markdown table."""
     return re.sub(r"([|<\\])", r"\\\1", " ".join((text or "–").split()))
-
-
-def _made_from(model: Model) -> dict[str, Any]:
-    """The model that was edited, and this version, as JSON."""
-    base = (
-        {"name": model.name, "source": model.name} | model.origin | {"module": model.site.path, "dtype": _dtype(model)}
-    )
-    return {"base": base, "rrome": __version__}
 
 
 def _dtype(model: Model) -> str:
     return str(model.site.weight.dtype).removeprefix("torch.")
 
 
-def _in_memory(update: Update) -> RankOneUpdate:
-    return RankOneUpdate.of(update.left, update.right, update.notes)
-
-
-def _notes(update: RankOneUpdate) -> dict[str, Any]:
+def _notes(update: Update) -> dict[str, Any]:
     """An update's notes and its size: ||Delta||_F and the paper's |Delta|."""
-    return update.notes | {"delta_frobenius": update.norm, "delta": update.size}
+    made = RankOneUpdate.of(update.left, update.right, update.notes)
+    return made.notes | {"delta_frobenius": made.norm, "delta": made.size}

@@ -1,4 +1,4 @@
-"""The editor: one object that takes a fact through keys, value and update, and puts updates in and takes them out."""
+"""The editor: from a fact to its keys, value and update, and updates put into W and taken out."""
 
 import contextlib
 import warnings
@@ -23,7 +23,7 @@ from .adapter import save_adapter, save_merged
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What all rules share when one fact is edited: its `value` v_e, and the `keys` that the prompts of the search had."""
+    """What all rules share when one fact is edited: its `value` v_e, and the `keys` of the prompts of the search."""
 
     editor: "Editor" = field(repr=False)
     fact: Fact
@@ -41,10 +41,8 @@ class Solution:
         return self._update(rule)
 
     def _update(self, rule: Rule) -> RankOneUpdate:
-        editor = self.editor
-        update = rank_one_update(
-            editor.model.site, self.keys, self.value, editor.second_moment, rule, self.fact.subject
-        )
+        site, moment = self.editor.model.site, self.editor.second_moment
+        update = rank_one_update(site, self.keys, self.value, moment, rule, self.fact.subject)
         return replace(update, fact=self.fact)
 
 
@@ -53,11 +51,10 @@ class Editor:
 
     `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
     samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
-    defaults to the settings published for the model. With `max_amplification`, an update whose keys predict more than
-    that (see `preflight`) is refused before the search, or only warned of when `on_excess` is "warn".
+    defaults to the settings published for the model. An update whose keys predict more than `max_amplification` (see
+    `preflight`) is refused before the search; with `on_excess` "warn" there is a warning instead.
 
-    Asking for keys, a value or an update never changes the model; `apply`, `revert` and `applied` do, and `revert`
-    restores the weights bit for bit.
+    Only `apply`, `revert` and `applied` change the model, and `revert` restores the weights bit for bit.
     """
 
     def __init__(
@@ -109,21 +106,18 @@ class Editor:
         """v_e of a fact, searched in the model as it is now."""
         return self.solve(fact).value
 
-    def values(self, facts: Sequence[Fact]) -> list[Value]:
-        """v_e of several facts, each searched for itself but all in one batch: what keeps a GPU busy."""
-        for fact in facts:
-            if not isinstance(fact, Fact):
-                raise RromeError(f"an editor edits a rrome.Fact, not {fact!r}: make one, or Fact.from_record(...)")
-        self.second_moment.check(self.model)
-        return find_values(self.model, facts, self.prefixes, self.search, self.leading)
-
     def solve(self, fact: Fact) -> Solution:
         """Keys and value of a fact: what the updates under all rules share; v_e is searched in the model as it is now."""
         return self.solve_all([fact])[0]
 
     def solve_all(self, facts: Sequence[Fact]) -> list[Solution]:
-        """`solve` for several facts, each searched for itself but all in one batch."""
-        return [Solution(self, fact, value) for fact, value in zip(facts, self.values(facts), strict=True)]
+        """`solve` for several facts, each searched for itself but all in one batch, which keeps a GPU busy."""
+        for fact in facts:
+            if not isinstance(fact, Fact):
+                raise RromeError(f"an editor edits a rrome.Fact, not {fact!r}: make one, or Fact.from_record(...)")
+        self.second_moment.check(self.model)
+        values = find_values(self.model, facts, self.prefixes, self.search, self.leading)
+        return [Solution(self, fact, value) for fact, value in zip(facts, values, strict=True)]
 
     def update(self, fact: Fact, rule: str | Rule) -> RankOneUpdate:
         """The rank-one update of a fact under a rule: `solve(fact).update(rule)`.
@@ -142,8 +136,10 @@ class Editor:
 
     def _guard(self, fact: Fact, keys: Keys, rules: Sequence[Rule]) -> None:
         """Refuse, or warn of, an edit whose keys predict a disabling update."""
+        if self.max_amplification is None:
+            return
         for name, amplification in preflight(keys, self.second_moment, rules=rules).amplification.items():
-            if self.max_amplification is None or amplification <= self.max_amplification:
+            if amplification <= self.max_amplification:
                 continue
             message = (
                 f"{fact.rewrite!r} under {name!r} is likely to disable the model: its residual would be amplified "

@@ -1,13 +1,12 @@
-"""The log of a sequential run: every update as factors on disk, so that any state of the model can be had again.
+"""The log of a sequential run: every update as factors on disk, from which each state of the model can be made again.
 
     FOLDER/edits.jsonl           settings, then one line per edit: rule, fact, sizes before and after, what was measured
     FOLDER/00001.safetensors     left (d_v,) and right (d_k,) of edit 1: d_v + d_k floats per edit, and its notes
 
-or, in an adapter that the kit made (see adapter), edits.jsonl beside all factors in one file. Factors are read
-memory-mapped, so that a log of thousands of edits takes next to no memory.
+An adapter that the kit made (see adapter) has all factors in one file instead. Factors are read memory-mapped, so that
+a log of thousands of edits takes little memory. The model after n edits is the original W plus the first n updates.
 
-The model after n edits is the original W plus the first n updates. Factors are written before their line, so a line
-always finds its factors; a crash in between leaves a file that the next run writes again.
+Factors are written before their line; after a crash in between, the next run writes them again.
 """
 
 import functools
@@ -68,13 +67,15 @@ class EditLog:
         return self.folder / f"{len(self) + 1:05}.safetensors"
 
     def append(self, update: RankOneUpdate | None, fact: Fact, *, stored: bool = False, **measured: Any) -> None:
-        """Record one edit; `stored` says that `store` has written its factors already.
-
-        `update` None: the edit failed and changed nothing, `measured` says why.
-        """
+        """Record one edit, a failed one (None) too; `stored` says that `store` has written its factors already."""
         journal = self._writable()
-        row: dict[str, Any] = {"edit": len(self) + 1, "subject": fact.subject}
-        row |= dict.fromkeys(("rule", "file", "sha256"))
+        row: dict[str, Any] = {
+            "edit": len(self) + 1,
+            "subject": fact.subject,
+            "rule": None,
+            "file": None,
+            "sha256": None,
+        }
         if update is not None:
             if not stored:
                 update.save(self._next_file)
@@ -126,12 +127,11 @@ class EditLog:
         if not 0 <= n <= len(self):
             raise RromeError(f"the log {self.folder} has {len(self)} edits: cannot replay {n}")
         model.record.refuse_edits("edits of this log are put in", but=model.edits)
-        found = {"model": model.fingerprint, "layer": model.layer}
-        for name, value in found.items():
+        for name, value in {"model": model.fingerprint, "layer": model.layer}.items():
             if self.settings[name] != value:
-                made_on = self.settings.get("base", {}).get("source", "the model that was edited")
+                source = self.settings.get("base", {}).get("source", "the model that was edited")
                 raise RromeError(
                     f"the log {self.folder} is of another model ({name} {self.settings[name]} there, {value} here): "
-                    f"load {made_on}, layer {self.settings['layer']}"
+                    f"load {source}, layer {self.settings['layer']}"
                 )
         return [self.update(edit) for edit in range(1, n + 1)]

@@ -30,7 +30,7 @@ PROMPTS = {  # field of a Fact: field of a CounterFact record
 class Fact:
     """One edit: afterwards the model should continue `prompt` about `subject` with `target_new`, not `target_true`.
 
-    `prompt` holds exactly one "{}", where the subject goes; surrounding spaces of targets are taken off. The remaining
+    `prompt` holds exactly one "{}", where the subject goes; white space around subject and targets is taken off. The remaining
     fields are for measuring, by name only: ids, and whole prompts of each kind. Raises RromeError that names the fact.
     """
 
@@ -52,7 +52,7 @@ class Fact:
                 continue
             if not isinstance(text, str) or not text.strip():
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
-            if name.startswith("target"):
+            if name != "prompt":
                 object.__setattr__(self, name, text.strip())
         if self.prompt.count(HOLE) != 1:
             raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')

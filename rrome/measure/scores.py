@@ -28,7 +28,7 @@ _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the 
 def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[None]:
     """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited."""
     d_v, d_k = model.site.weight.shape
-    none = torch.zeros(d_v), torch.zeros(d_k)
+    none = torch.zeros(d_v, dtype=torch.float32), torch.zeros(d_k, dtype=torch.float32)
     factors = [none if update is None else (update.left.cpu(), update.right.cpu()) for update in updates]
     left, right = (torch.stack(each).to(model.device) for each in zip(*factors, strict=True))  # (B, d_v), (B, d_k)
 
@@ -109,7 +109,7 @@ def target_nll(
     """
     pairs = [with_target(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
     updates = updates or [None] * len(pairs)
-    nll = torch.zeros(len(pairs))
+    nll = torch.zeros(len(pairs), dtype=torch.float32)
     rows = _shared_rows([ids[:-1] for ids, _ in pairs], updates)
     for batch in batches(rows, lambda row: len(row[0])):
         served = [(row, n) for row, (_, members) in enumerate(batch) for n in members]
@@ -154,7 +154,7 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
     with shared_below(model, ids), rowwise(model, updates), logits_at(model, torch.stack([row, column])):
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (M, V)
     nll = -log_probs.gather(1, token[:, None]).squeeze(1)
-    total = torch.zeros(len(pairs), device=model.device).index_add(0, pair, nll)
+    total = nll.new_zeros(len(pairs)).index_add(0, pair, nll)
     return (total / torch.tensor([n for _, _, n in pairs], device=model.device)).cpu()
 
 

@@ -1,13 +1,14 @@
-"""What is in W now: the updates put in, in their order, and one record of all edited layers of a language model.
+"""The updates that are in W now, in order, and one record of the edited layers of a language model.
 
-An edited W is the original W plus a list of updates. Subtracting an update would leave rounding errors, so every state is
-made by adding updates to the original, always in the same order: bit for bit the same each time.
+An edited W is the original W plus a list of updates. Subtracting an update would leave rounding errors, so W is always made
+by adding updates to the original in the same order: bit for bit the same each time.
 """
 
+import contextlib
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,11 +17,11 @@ from transformers import PreTrainedModel
 from ..store.disk import RromeError
 from .site import EditSite, blocks_of, find_site
 
-ROWS = 256  # of W that are compared at a time
+ROWS = 256  # of W that are read at a time
 
 
 class Update(Protocol):
-    """A change of W as factors, `left` (d_v,) and `right` (d_k,); rules.RankOneUpdate is one."""
+    """A change of W as factors `left` (d_v,) and `right` (d_k,), with notes as JSON: see rules.RankOneUpdate."""
 
     @property
     def left(self) -> torch.Tensor: ...
@@ -35,18 +36,16 @@ class Update(Protocol):
     def subject(self) -> str: ...
 
     @property
-    def notes(self) -> dict[str, Any]:
-        """What is known of it besides the factors, as JSON."""
-        ...
+    def notes(self) -> dict[str, Any]: ...
 
     def add_to(self, site: EditSite) -> None:
         """W <- W + left right^T."""
 
 
 class Edits:
-    """The updates in one W. The original is copied when the first update comes, and dropped with the last.
+    """The updates in one W, whose original is copied before the first update and dropped with the last.
 
-    A W that is not its original plus these updates was changed by something else: every change refuses it (RromeError).
+    Every method that changes W raises RromeError when W is not the original plus these updates.
     """
 
     def __init__(self, site: EditSite):
@@ -54,14 +53,14 @@ class Edits:
         self._original: torch.Tensor | None = None
         self._updates: list[Update] = []
         self._checksum = checksum(site.weight)
-        self.adopted = False  # whether W was once taken as it was, whatever had changed it
+        self.adopted = False  # whether a W changed by something else was taken for the original
 
     def __len__(self) -> int:
         return len(self._updates)
 
     @property
     def updates(self) -> tuple[Update, ...]:
-        """What is in W now, in the order in which it was put in."""
+        """The updates in W, in the order in which they were put in."""
         return tuple(self._updates)
 
     @property
@@ -84,7 +83,7 @@ class Edits:
 
     @property
     def state(self) -> tuple[str, int]:
-        """Which W this is, and a checksum of what it holds."""
+        """The path of W and a checksum of its entries."""
         return self._site.path, self._checksum
 
     def verify(self) -> None:
@@ -96,7 +95,7 @@ class Edits:
             )
 
     def adopt(self) -> None:
-        """Take W as it is now for the original: what was put in before can no longer be taken out."""
+        """Take W as it is now for the original; earlier updates can no longer be taken out."""
         self._original, self._updates = None, []
         self._checksum, self.adopted = checksum(self._site.weight), True
 
@@ -111,23 +110,23 @@ class Edits:
         update = update or self._updates[-1]
         matches = [number for number, applied in enumerate(self._updates) if _same(applied, update)]
         if not matches:
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} is not applied: nothing to revert"
-            )
+            which = f"the update of {update.subject!r} under {update.rule!r}"
+            raise RromeError(f"{which} is not applied: nothing to revert")
         self.set(self._updates[: matches[-1]] + self._updates[matches[-1] + 1 :])
 
     def set(self, updates: Sequence[Update]) -> None:
-        """W becomes the original plus exactly these updates; only new ones are added when the rest is there already."""
+        """W becomes the original plus exactly these updates; those after the ones that are in W already are just added."""
         self.verify()
         there = len(self._updates)
-        begins = len(updates) >= there and all(map(_same, self._updates, updates))
-        for update in updates[there if begins else 0 :]:
+        if len(updates) < there or not all(map(_same, self._updates, updates)):
+            there = 0
+        for update in updates[there:]:
             self._check(update)
         if self._original is None and updates:
             self._original = self._site.weight.clone()
-        if self._original is not None and not begins:
+        elif self._original is not None and not there:
             self._site.weight.copy_(self._original)
-            self._updates, there = [], 0
+        self._updates = self._updates[:there]
         for update in updates[there:]:
             update.add_to(self._site)
             self._updates.append(update)
@@ -136,25 +135,24 @@ class Edits:
         self._checksum = checksum(self._site.weight)
 
     def _check(self, update: Update) -> None:
-        weight, left, right = self._site.weight, update.left, update.right  # a stored update reads its file for each
+        weight, left, right = self._site.weight, update.left, update.right
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
             raise RromeError(
                 f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
                 f"W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model"
             )
         if not (left.isfinite().all() and right.isfinite().all()):
-            raise RromeError(
-                f"the update of {update.subject!r} under {update.rule!r} holds NaN or infinity: not applied"
-            )
+            which = f"the update of {update.subject!r} under {update.rule!r}"
+            raise RromeError(f"{which} holds NaN or infinity: not applied")
 
 
 def _same(one: Update, other: Update) -> bool:
-    """Whether two updates change W alike: one read from disk twice does."""
+    """Whether two updates change W alike, as two copies read from disk do."""
     return one is other or (torch.equal(one.left, other.left) and torch.equal(one.right, other.right))
 
 
 def checksum(weight: torch.Tensor) -> int:
-    """A number of all entries of a matrix and where they stand, made on its device: changing any one entry changes it."""
+    """A checksum of a matrix, computed on its device, that changes when any one entry changes."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     total = 0
     for rows in weight.split(ROWS):
@@ -166,7 +164,7 @@ def checksum(weight: torch.Tensor) -> int:
 
 @dataclass(eq=False)
 class Record:
-    """All that has been edited in one language model: its fingerprint as it was loaded, and the edits of each W, by path."""
+    """One language model's fingerprint when it was loaded, and the edits of each W, by its path."""
 
     fingerprint: str
     edits: dict[str, Edits]
@@ -177,7 +175,7 @@ class Record:
         return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
 
     def verify(self) -> None:
-        """RromeError for a W that was changed by something else (see Edits)."""
+        """RromeError for a W that something else has changed."""
         for edits in self.edits.values():
             edits.verify()
 
@@ -188,22 +186,24 @@ class Record:
             raise RromeError(f"the model is edited already in layer {', '.join(layers)}: revert that before {purpose}")
 
 
-def record_of(lm: PreTrainedModel, fingerprint: Callable[[PreTrainedModel], str]) -> Record:
-    """The one record of a language model, which goes with it wherever it is wrapped; made when there is none.
-
-    While no W is edited, wrapping the model again takes its weights as they are then.
-    """
+def record_of(lm: PreTrainedModel) -> Record:
+    """The one record of a language model, however often it is wrapped; made anew while no W is edited."""
     record = vars(lm).setdefault("rrome_record", Record("", {}))
     if not record.edited:
-        sites = [site for site in map(partial(_site_or_none, lm), range(len(blocks_of(lm)))) if site]
-        record.fingerprint = fingerprint(lm)
-        record.edits.update({site.path: Edits(site) for site in sites})
+        record.fingerprint = weights_fingerprint(lm)
+        for layer in range(len(blocks_of(lm))):
+            with contextlib.suppress(RromeError):  # mixed blocks: this one has no edit site
+                site = find_site(lm, layer)
+                record.edits[site.path] = Edits(site)
     return record
 
 
-def _site_or_none(lm: PreTrainedModel, layer: int) -> EditSite | None:
-    """The edit site of a block; None where a block has none, as in a model of mixed blocks."""
-    try:
-        return find_site(lm, layer)
-    except RromeError:
-        return None
+def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
+    """A hash (16 hex digits) of names, shapes, dtype (where it is not float32) and evenly spaced samples of all weights."""
+    hasher = hashlib.sha256()
+    for name, weight in lm.state_dict().items():
+        hasher.update(b"" if weight.dtype == torch.float32 else str(weight.dtype).encode())
+        flat = weight.detach().flatten()
+        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
+        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
+    return hasher.hexdigest()[:16]

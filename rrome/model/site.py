@@ -3,8 +3,8 @@
     k   key    (d_k,)  input of W            W  (d_v, d_k), with bias b or none
     v   value  (d_v,)  output of W = W k + b
 
-GPT-2 stores W transposed (Conv1D); `EditSite` hides that, so the rest of the kit only sees (d_v, d_k). The site is found in
-the tree of modules that is loaded, so a family needs no entry of its own (tests/families.py lists those that are tested).
+GPT-2 stores W transposed (Conv1D); `EditSite` hides that, so all other code sees (d_v, d_k). The site is found by the names of
+the loaded modules, so a family needs no entry of its own (tests/families.py lists those that are tested).
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class EditSite:
 
     @property
     def weight(self) -> torch.Tensor:
-        """W as a view of the live parameter, (d_v, d_k)."""
+        """W as a view of the parameter itself, (d_v, d_k)."""
         weight = self.module.weight.detach()
         return weight.T if self.transposed else weight
 
@@ -69,15 +69,12 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
     names = dict(blocks[layer].named_modules())
     path = next((path for path in DOWN_PROJECTIONS if isinstance(names.get(path), (nn.Linear, Conv1D))), None)
     if path is None:
-        looked_for = ", ".join(DOWN_PROJECTIONS)
-        raise RromeError(
-            f"{type(lm).__name__} is not supported: its blocks have no MLP down-projection among {looked_for}"
-        )
+        missing = f"its blocks have no MLP down-projection among {', '.join(DOWN_PROJECTIONS)}"
+        raise RromeError(f"{type(lm).__name__} is not supported: {missing}")
     module = names[path]
     if not module.weight.is_floating_point():
-        raise RromeError(
-            f"{path} of {type(lm).__name__} is stored as {str(module.weight.dtype).removeprefix('torch.')}, "
-            f"which cannot be edited: load the model in float32, bfloat16 or float16"
-        )
+        dtype = str(module.weight.dtype).removeprefix("torch.")
+        remedy = "load the model in float32, bfloat16 or float16"
+        raise RromeError(f"{path} of {type(lm).__name__} is stored as {dtype}, which cannot be edited: {remedy}")
     full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
     return EditSite(layer=layer, path=full_path, block=blocks[layer], module=module)

@@ -1,10 +1,10 @@
-"""From facts to token rows: templates, sampled prefixes, and where the subject and the target stand.
+"""From facts to token rows: templates, sampled prefixes, and the positions of subject and target.
 
-    template   text with one "{}" where a prompt goes: "{}" itself, or "The sun was out. {}"
+    template   text with one "{}" where the prompt goes: "{}" itself, or "The sun was out. {}"
     row        one prompt as tokens, with i, the position of the subject's last token
 
-Positions come from the tokeniser's character offsets, so special tokens in front, subjects that occur twice and
-tokens that straddle a word boundary are all handled by one rule.
+Positions come from the tokeniser's character offsets. So special tokens in front, subjects that occur twice, and tokens that
+cross a word boundary need no rule of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,11 @@ import torch
 
 from ..facts.fact import Fact
 from ..store.disk import RromeError, read_yaml
-from .model import Model, generate
+from .model import Model, check_generation, generate
 
 BARE = "{}"
-SUBJECT_IS = "{} is a"  # the prompt whose next-token distribution the KL term keeps in place
+SUBJECT_IS = "{} is a"  # the prompt of the KL term
+BATCH_TOKENS = 4096  # padded tokens in one forward pass
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Row:
 
 
 def fill(template: str, prompt: str) -> str:
-    """Put a prompt into the one "{}" of a template; other braces are ordinary text."""
+    """Put a prompt into the one "{}" of a template."""
     return template.replace(BARE, prompt, 1)
 
 
@@ -50,18 +51,18 @@ def sample_prefixes(
 ) -> tuple[str, ...]:
     """Templates "prefix. {}" sampled from the model: `count` prefixes of each length in tokens, the bare prompt first.
 
-    Each prefix is what the model says after one of the lead-in sentences of rrome/data/prefixes.yaml.
+    Each prefix is generated from one of the lead-in sentences of rrome/data/prefixes.yaml.
     """
     lead_ins = read_yaml("prefixes.yaml")["lead_ins"]
     templates = [BARE]
     for length in lengths:
         starts = [lead_ins[number % len(lead_ins)] for number in range(2 * count)]  # twice as many: some may be blank
         texts = generate(model, starts, length, top_k=top_k, seed=seed)
-        prefixes = [prefix for prefix in map(_as_prefix, texts) if prefix]
+        texts = [" ".join(text.replace(BARE, "").split()).strip(" .,;:") for text in texts]
+        prefixes = [text for text in texts if text]
         if len(prefixes) < count:
-            raise RromeError(
-                f"{model.name} samples blank prefixes ({len(prefixes)} of {count} usable): pass prefixes=[...]"
-            )
+            usable = f"{len(prefixes)} of {count} usable"
+            raise RromeError(f"{model.name} samples blank prefixes ({usable}): pass prefixes=[...]")
         templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
     return tuple(templates)
 
@@ -69,22 +70,22 @@ def sample_prefixes(
 def read_row(
     model: Model, fact: Fact, template: str = BARE, *, target: str | None = None, leading: str | None = None
 ) -> Row:
-    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given."""
-    start = len(leading or "") + template.index(BARE)
-    last = start + fact.subject_span[1]
+    """Tokenise a fact's rewrite prompt inside a template, after a `leading` text and before a target if given.
+
+    RromeError where the subject's last token cannot be found in the prompt, or belongs to the target.
+    """
+    last = len(leading or "") + template.index(BARE) + fact.subject_span[1]  # where the subject ends
     prompt = (leading or "") + fill(template, fact.rewrite)
-    ids, n_target = with_target(model, prompt, target) if target else (_tokens(model, prompt)[0], 0)
-    inside = [n for n, (start, end) in enumerate(_tokens(model, prompt)[1]) if start < last <= end]
-    if not inside:
-        tokens = model.tokenizer.convert_ids_to_tokens(ids)
-        raise RromeError(
-            f"the subject {fact.subject!r} cannot be located in {prompt!r}, tokens {tokens}: spell it otherwise"
-        )
+    ids, spans, n_target = _read(model, prompt, target) if target else (*_tokens(model, prompt), 0)
+    inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
+    if not inside or inside[-1] >= len(ids) - n_target:
+        where = f"{prompt!r}, tokens {model.tokenizer.convert_ids_to_tokens(ids)}"
+        raise RromeError(f"the subject {fact.subject!r} cannot be located in {where}: spell it otherwise")
     return Row(tuple(ids), inside[-1], n_target)
 
 
 def subject_position(model: Model, fact: Fact) -> int:
-    """How many of the bare prompt's own tokens stand before the subject's last one; a BOS that the tokeniser adds is none."""
+    """The number of tokens before the subject's last one in the bare prompt, without a BOS that the tokeniser adds."""
     last = read_row(model, fact).subject
     added = model.tokenizer(fact.rewrite, return_special_tokens_mask=True, verbose=False)["special_tokens_mask"]
     return last - sum(added[:last])
@@ -104,21 +105,32 @@ def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row
 
 
 def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]:
-    """Token ids of "prompt target" and how many of them, at the end, belong to the target (one space before it).
-
-    Some tokenisers cut spaces from a token's span, so the target's tokens are known by where they end.
-    """
-    prompt = prompt.rstrip(" ")
-    ids, spans = _tokens(model, f"{prompt} {target}")
-    n_target = sum(1 for _, end in spans if end > len(prompt))
-    if not 0 < n_target < len(ids):
-        raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
+    """Token ids of "prompt target", with one space between, and the number of target tokens at the end."""
+    ids, _, n_target = _read(model, prompt, target)
     return ids, n_target
 
 
-def check_prompts(model: Model, facts: Sequence[Fact]) -> None:
-    """RromeError for a fact that could not be measured later: no true answer, or a prompt that the model cannot read."""
+def _read(model: Model, prompt: str, target: str) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Token ids of "prompt target", their spans in characters, and the number of target tokens at the end."""
+    prompt = prompt.rstrip(" ")
+    ids, spans = _tokens(model, f"{prompt} {target}")
+    n_target = sum(1 for _, end in spans if end > len(prompt))  # some tokenisers cut the space from a token's span
+    if not 0 < n_target < len(ids):
+        raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
+    return ids, spans, n_target
+
+
+def check_prompts(model: Model, facts: Sequence[Fact], n_generated: int = 0) -> None:
+    """RromeError for a fact without a true answer, or with a prompt that the model cannot read.
+
+    With `n_generated` above 0 its generation prompts, continued by so many tokens, are checked too.
+    """
     for fact in facts:
+        try:
+            for prompt in fact.generation if n_generated else ():
+                check_generation(model, prompt, n_generated)
+        except RromeError as error:
+            raise RromeError(f"{fact.rewrite!r}: {error}") from error
         for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
             for target in (fact.target_new, fact.answer):
                 with_target(model, prompt, target)
@@ -126,24 +138,14 @@ def check_prompts(model: Model, facts: Sequence[Fact]) -> None:
 
 def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
-    if len(encoded["input_ids"]) > model.context:
-        raise RromeError(
-            f"a prompt of {len(encoded['input_ids'])} tokens is too long for {model.name}, which reads {model.context}: "
-            f"{text[:80]!r}..."
-        )
+    if (length := len(encoded["input_ids"])) > model.context:
+        what = f"a prompt of {length} tokens is too long for {model.name}, which reads {model.context}"
+        raise RromeError(f"{what}: {text[:80]!r}...")
     return encoded["input_ids"], encoded["offset_mapping"]
 
 
-def _as_prefix(text: str) -> str:
-    """One line of ordinary text without the hole's own sign and without closing punctuation."""
-    return " ".join(text.replace(BARE, "").split()).strip(" .,;:")
-
-
-BATCH_TOKENS = 4096  # padded tokens in one forward pass
-
-
 def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> torch.Tensor:
-    """Token lists as one tensor (B, T), filled up on the right."""
+    """Token lists as one tensor (B, T), padded on the right."""
     tensors = [torch.tensor(row) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad).to(device)
 

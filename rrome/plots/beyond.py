@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..measure.metrics import score
 from ..update.rules import NAMED_RULES
-from .save import BY_RULE, COLOURS, INTERVAL, LINES, MARKERS, NAMES, SERIES, legend, style, with_interval
+from .save import BY_RULE, COLOURS, INTERVAL, LINES, MARKERS, NAMES, SERIES, legend, legend_above, style, with_interval
 
 
 @style()
@@ -64,25 +64,26 @@ def leading_tokens(table: pd.DataFrame) -> Figure:
 def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
     """Against the tokens read for C_0: size of the updates, S, how far C_0^-1 k_e has settled, and the seconds for C_0.
 
-    Medians over facts, of ordinary subjects full and of first-token ones hollow, with every fact as a point; S of ordinary
-    ones alone. Shaded are sizes without a C_0. `usual` is marked.
+    Lines are medians over facts: full for ordinary subjects, hollow for first-token ones. Points are facts. S is of
+    ordinary subjects. Shaded sizes have no C_0.
     """
     refused = table.loc[table["refused"].notna(), "tokens"]
     table = table[table["refused"].isna()]
+    ordinary = table[table["position"].ne(0)]
     figure, axes = plt.subplots(2, 2, figsize=(9.5, 6), sharex=True, layout="constrained")
-    grey = {"x": "tokens", "color": "0.3", "marker": "o", "markeredgecolor": "auto", "errorbar": None}
-    for is_first in (False, True):
-        part = table[table["position"].eq(0) == is_first]
-        marks = {"fillstyle": "none" if is_first else "full", "legend": False}
-        sizes = {"x": "tokens", "y": "delta_frobenius", "ax": axes[0, 0]}
-        sns.lineplot(part, estimator="median", errorbar=None, **sizes, **marks, **LINES)
-        sns.scatterplot(part, hue="rule", palette=COLOURS, s=8, alpha=0.4, legend=False, **sizes)
+    medians = {"x": "tokens", "estimator": "median", "errorbar": None, "markeredgecolor": "auto", "legend": False}
+    sizes = {"y": "delta_frobenius", "ax": axes[0, 0]}
+    sns.scatterplot(table, x="tokens", hue="rule", palette=COLOURS, s=8, alpha=0.4, legend=False, **sizes)
+    for kind, fill, part in (("ordinary", "full", ordinary), ("first-token", "none", table[table["position"].eq(0)])):
+        for rule, here in part.groupby("rule", sort=False):
+            looks = {"color": COLOURS[rule], "marker": MARKERS[rule], "label": f"{NAMES[rule]}, {kind}"}
+            sns.lineplot(here, fillstyle=fill, **sizes, **looks, **medians)
         once = part.drop_duplicates(["tokens", "fact"])
-        sns.lineplot(once, y="cosine", estimator="median", fillstyle=marks["fillstyle"], ax=axes[1, 0], **grey)
-    means = table[table["position"].ne(0)].groupby(["rule", "tokens"], sort=False)[["ES", "PS", "NS"]].mean()
+        sns.lineplot(once, y="cosine", color="0.3", marker="o", fillstyle=fill, ax=axes[1, 0], **medians)
+    means = ordinary.groupby(["rule", "tokens"], sort=False)[["ES", "PS", "NS"]].mean()
     means["S"] = score(*means.to_numpy().T)
     sns.lineplot(means.reset_index(), x="tokens", y="S", estimator=None, legend=False, ax=axes[0, 1], **LINES)
-    sns.lineplot(table.drop_duplicates("tokens"), y="seconds", ax=axes[1, 1], **grey)
+    sns.lineplot(table.drop_duplicates("tokens"), y="seconds", color="0.3", marker="o", ax=axes[1, 1], **medians)
     axes[0, 0].set(yscale="log", ylabel=r"$\Vert\Delta\Vert_F$")
     axes[0, 1].set(ylim=(0, 1.02), ylabel="S, ordinary subjects")
     axes[1, 0].set_ylabel(r"cosine of $C_0^{-1}k_e$ with the largest size's")
@@ -93,11 +94,7 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
         panel.axvline(usual, color="0.6", linestyle="--", linewidth=1)
         if len(refused):
             panel.axvspan(refused.min() / 1.3, max(d_k, refused.max()), color="0.92", zorder=0)
-    for fill, kind in (("full", "ordinary"), ("none", "first-token")):
-        for rule in table["rule"].unique():
-            looks = {"color": COLOURS[rule], "marker": MARKERS[rule], "fillstyle": fill, "markersize": 5}
-            axes[0, 0].plot([], [], label=f"{NAMES[rule]}, {kind}", **looks)
-    legend(axes[0, 0], loc="upper right", ncols=2, fontsize=6.5)
+    figure.legend(loc="outside upper left", ncols=6, fontsize=7.5)
     return figure
 
 
@@ -136,7 +133,7 @@ def tracing(effects: pd.DataFrame, chosen: int | None = None) -> Figure:
     if chosen is not None:
         panel.axvline(chosen, color="0.75", linewidth=5, zorder=0, label="layer edited")
     panel.set_ylabel("average indirect effect")
-    legend(panel)
+    legend_above(panel)
     return figure
 
 
@@ -144,20 +141,18 @@ def tracing(effects: pd.DataFrame, chosen: int | None = None) -> Figure:
 def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
     """Above: seconds of the naive solver, of the kit, and of its matrix products alone; below: how a search grows."""
     kinds = list(growth["varied"].unique())
-    palette = {"naive": "0.75", "rrome": SERIES[0]}
-    times = comparison.rename(columns={"seconds_naive": "naive", "seconds_ours": "rrome"})
-    times = times.melt(["what", "floor_seconds"], [*palette], "solver", "seconds")
+    columns = {"seconds_naive": "naive", "seconds_ours": "rrome", "seconds": "rrome", "floor_seconds": "products alone"}
+    solvers = ["naive", "rrome", "products alone"]
+    looks = {"hue": "solver", "palette": dict(zip(solvers, ("0.75", SERIES[0], "black"), strict=True))}
+    times = comparison.rename(columns=columns).melt("what", solvers, "solver", "seconds")
+    growth = growth.rename(columns=columns).melt(["varied", "size"], solvers[1:], "solver", "seconds")
     figure = plt.figure(figsize=(10, 5.2), layout="constrained")
     axes = figure.subplot_mosaic([["bars"] * len(kinds), kinds])
-    looks = {"hue": "solver", "palette": palette, "saturation": 1}
-    sns.barplot(times, x="seconds", y="what", ax=axes["bars"], **looks)
-    ends = [(place, place + 0.42) for place in range(len(comparison))]
-    label = "products of the search alone"
-    axes["bars"].vlines(comparison["floor_seconds"], *zip(*ends, strict=True), "black", label=label)
+    sns.barplot(times, x="seconds", y="what", saturation=1, ax=axes["bars"], **looks)
     axes["bars"].set(xscale="log", ylabel=None)
-    legend(axes["bars"], loc="upper right", fontsize=9)
+    legend_above(axes["bars"])
+    looks |= {"style": "solver", "markers": True, "markeredgecolor": "auto", "legend": False}
     for kind, line in growth.groupby("varied", sort=False):
-        sns.lineplot(line, x="size", y="seconds", color=SERIES[0], marker="o", estimator=None, ax=axes[kind])
-        sns.lineplot(line, x="size", y="floor_seconds", color="black", linestyle=":", estimator=None, ax=axes[kind])
+        sns.lineplot(line, x="size", y="seconds", estimator=None, ax=axes[kind], **looks)
         axes[kind].set(xlabel=kind, ylabel="seconds per fact" if kind == kinds[0] else None, ylim=(0, None))
     return figure

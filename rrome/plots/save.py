@@ -26,13 +26,11 @@ from ..store.disk import atomic
 
 Record = Mapping[str, Any]
 
-# Each rule has one name, and one colour, marker, dash and hatch, told apart also in print and by the colour-blind. A rule's
-# colour means that rule and nothing else; whatever is no rule takes the colours of SERIES.
+# The colour, marker and dash of a rule, told apart also in print and by the colour-blind. SERIES: for what is no rule.
 NAMES = {"unedited": "unedited", "rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME", "aao": "aao"}
 COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rome": "#009E73", "aao": "#CC79A7"}
 MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^", "aao": "D"}
 DASHES = {"unedited": (1, 1), "rome": "", "r-rome": (4, 1.5), "p-rome": (6, 1.5, 1, 1.5), "aao": (1.5, 1)}
-HATCHES = {"unedited": "", "rome": "////", "r-rome": "", "p-rome": "....", "aao": "xxxx"}
 SERIES = ("#332288", "#999933", "#882255", "#8B6B4A", "#444444", "#A8A8F0")
 
 # seaborn's keywords: points and lines by rule
@@ -50,7 +48,7 @@ def with_interval(table: pd.DataFrame, value: str, low: str = "low", high: str =
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Inside, figures are drawn in the kit's one style; after it pyplot forgets them, else a notebook shows some twice."""
+    """Draw all figures inside in one style; afterwards pyplot forgets them, else a notebook shows some twice."""
     before, state = plt.get_fignums(), np.random.get_state()
     with resources.as_file(resources.files("rrome") / "data" / "rrome.mplstyle") as path, plt.style.context(path):
         np.random.seed(0)  # seaborn spreads points with NumPy's global generator
@@ -66,16 +64,23 @@ def legend(panel: Axes, **options: Any) -> None:
     panel.legend(handles, [NAMES.get(label, label) for label in labels], **({"fontsize": 7.5} | options))
 
 
+def legend_above(panel: Axes) -> None:
+    """A legend in one row above the panel, where it hides nothing."""
+    legend(panel, loc="lower right", bbox_to_anchor=(1, 1), ncols=9)
+
+
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook with its alternative text, for who cannot see it; the book shows it too."""
+    """Display a figure in a notebook with its alternative text, which the book shows too."""
     display(figure, metadata={"image/png": {"alt": alt}})
 
 
 def save_files(
     contents: Record, table: pd.DataFrame, name: str, folder: str | Path, *, provenance: Record
 ) -> list[Path]:
-    """Write NAME.csv (the table), NAME.json (provenance) and what `contents` holds by suffix: a text, or a function that
-    writes to a path. Each file is written whole or not at all."""
+    """Write NAME.csv (the table), NAME.json (provenance) and `contents`, each whole or not at all.
+
+    `contents` maps a suffix to a text, or to a function that writes to a path.
+    """
     record = json.dumps({"figure": name, "rows": len(table), **provenance}, indent=2, ensure_ascii=False) + "\n"
     everything = {".csv": table.to_csv(index=False, lineterminator="\n"), **contents, ".json": record}
     files = [Path(folder) / f"{name}{suffix}" for suffix in everything]
@@ -110,7 +115,7 @@ def save_table(
 
 
 def best_rules(table: pd.DataFrame) -> dict[str, str]:
-    """The rule with the best mean of each measure; the unedited model does not compete. All measures: more is better."""
+    """The rule with the highest mean of each measure, leaving out the unedited model."""
     edited = table[table["rule"].ne("unedited")].set_index("rule")
     return {name: edited[name].idxmax() for name in COLUMNS if edited[name].notna().any()}
 
@@ -122,9 +127,10 @@ def as_text(table: pd.DataFrame, published: Record | None = None, mark: str = "{
         cells = {name: _cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in COLUMNS}
         cells |= {name: mark.format(cells[name]) for name, rule in best.items() if rule == row["rule"]}
         rows[NAMES.get(row["rule"], row["rule"])] = cells
-    published = published or {}
-    for rule, numbers in published.get("table", {}).items():
-        rows[f"{NAMES[rule]}, {published['model']} (published)"] = {name: f"{numbers[name]:.2f}" for name in COLUMNS}
+    if published:
+        for rule, numbers in published["table"].items():
+            cells = {name: f"{numbers[name]:.2f}" for name in COLUMNS}
+            rows[f"{NAMES[rule]}, {published['model']} (published)"] = cells
     return pd.DataFrame(rows).T.rename_axis("rule")
 
 
@@ -152,12 +158,8 @@ def provenance(editor: Any = None, **settings: Any) -> dict[str, Any]:
     """
     packages = ("rrome", "torch", "transformers", "tokenizers", "numpy")
     record = {"settings": settings, **({} if editor is None else _of_editor(editor))}
-    found = {
-        name: next(iter(metadata.distributions(name=name)), None) for name in packages
-    }  # none: run from a checkout
-    record["versions"] = {"python": platform.python_version()} | {
-        name: each and each.version for name, each in found.items()
-    }
+    record["versions"] = {"python": platform.python_version(), **dict.fromkeys(packages)}  # None: not installed
+    record["versions"] |= {each.name: each.version for name in packages for each in metadata.distributions(name=name)}
     record["git_commit"] = git_commit()
     record["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
     record["run_seconds"] = round(time.time() - psutil.Process().create_time(), 1)

@@ -15,14 +15,11 @@ from sklearn.metrics import roc_curve
 
 from ..measure.metrics import harmonic_score, interval
 from ..update.rules import NAMED_RULES, RULES
-from .save import COLOURS, HATCHES, INTERVAL, MARKERS, NAMES, legend, style, with_interval
+from .save import COLOURS, INTERVAL, MARKERS, NAMES, legend, style, with_interval
 
 ORDINARY, FIRST = "ordinary subjects", "first-token subjects"
 STRATA = {ORDINARY: "#56B4E9", FIRST: "#E69F00"}  # their colours where rules are told apart otherwise
 STRATA_MARKERS = {ORDINARY: "o", FIRST: "D"}
-STRATA_POINTS: dict[str, dict[str, Any]] = {
-    ORDINARY: {"s": 16, "alpha": 0.5, "linewidth": 0}, FIRST: {"s": 46, "edgecolor": "black", "linewidth": 0.7}
-}  # fmt: skip
 
 
 def _with_strata(edits: pd.DataFrame) -> pd.DataFrame:
@@ -31,25 +28,26 @@ def _with_strata(edits: pd.DataFrame) -> pd.DataFrame:
 
 def _points(panel: Axes, here: pd.DataFrame, x: str, y: str, rule: str) -> None:
     """One rule's facts: ordinary subjects small and pale, first-token subjects large with a black edge."""
-    for name, part in here.groupby("subjects", sort=False):
-        marks = {"marker": MARKERS[rule], "color": COLOURS[rule], "label": name, **STRATA_POINTS[name]}
-        sns.scatterplot(part, x=x, y=y, ax=panel, **marks)
+    looks = {"x": x, "y": y, "color": COLOURS[rule], "marker": MARKERS[rule], "ax": panel}
+    first = here["subjects"].eq(FIRST)
+    sns.scatterplot(here[~first], s=16, alpha=0.5, linewidth=0, label=ORDINARY, **looks)
+    sns.scatterplot(here[first], s=46, edgecolor="black", linewidth=0.7, label=FIRST, **looks)
 
 
 @style()
-def delta_scatter(edits: pd.DataFrame, rules: Sequence[str] = NAMED_RULES, labels: int = 3) -> Figure:
+def delta_scatter(edits: pd.DataFrame, labels: int = 3) -> Figure:
     """Figure 2: |Delta| (log) against normalised entropy, one panel per rule on the same axes, with both margins.
 
     First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest are named.
     """
-    edits = _with_strata(edits[edits["rule"].isin(rules)])
+    edits = _with_strata(edits[edits["rule"].isin(NAMED_RULES)])
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     figure, axes = plt.subplots(
-        2, len(rules) + 1, figsize=(11, 4.4), sharex="col", sharey="row", layout="constrained",
-        height_ratios=[1, 3.4], width_ratios=[*[3] * len(rules), 0.8],
+        2, 4, figsize=(11, 4.4), sharex="col", sharey="row", layout="constrained",
+        height_ratios=[1, 3.4], width_ratios=[3, 3, 3, 0.8],
     )  # fmt: skip
     axes[0, -1].axis("off")
-    for rule, top, panel in zip(rules, axes[0], axes[1], strict=False):
+    for rule, (top, panel) in zip(NAMED_RULES, axes.T, strict=False):
         here = edits[edits["rule"].eq(rule)]
         sns.histplot(here, x="delta", bins=edges, color=COLOURS[rule], alpha=1, linewidth=0, ax=top)
         _points(panel, here, "delta", "entropy", rule)
@@ -76,11 +74,11 @@ def _name_largest(panel: Axes, here: pd.DataFrame, labels: int) -> None:
 
 
 @style()
-def amplification_scatter(table: pd.DataFrame, rules: Sequence[str] = NAMED_RULES) -> Figure:
+def amplification_scatter(table: pd.DataFrame) -> Figure:
     """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
     table = _with_strata(table)
-    figure, axes = plt.subplots(1, len(rules), figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
-    for rule, panel in zip(rules, axes, strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
+    for rule, panel in zip(NAMED_RULES, axes, strict=True):
         _points(panel, table, "cosine", f"amplification_{rule}", rule)
         panel.set(yscale="log", title=NAMES[rule], xlabel=r"cosine of $k_e$ and $k_e^o$")
         panel.legend(loc="best", fontsize=7)
@@ -94,20 +92,22 @@ def key_grid(edits: pd.DataFrame) -> Figure:
     edits, rules = _with_strata(edits), list(RULES)
     scores = _intervals(edits[edits["rule"].isin(rules)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
     figure, (sizes, shares, damage) = plt.subplots(3, 1, figsize=(9.5, 7.4), sharex=True, layout="constrained")
-    looks: dict[str, Any] = {"x": "rule", "order": rules}
-    looks |= {"hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
+    looks = {"x": "rule", "order": rules, "hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
     for name, marker in STRATA_MARKERS.items():
         points = {"dodge": True, "jitter": 0.25, "marker": marker, "size": 3.5, "alpha": 0.6, "legend": False}
         for panel, column in ((sizes, "delta_frobenius"), (damage, "perplexity")):
             sns.stripplot(edits[edits["subjects"].eq(name)], y=column, ax=panel, **points, **looks)
-    looks |= {"dodge": 0.4, "markers": [*STRATA_MARKERS.values()], "linestyle": "none", "capsize": 0.06}
-    sns.pointplot(scores, y="value", markersize=5, err_kws={"linewidth": 1.5}, ax=shares, **looks, **INTERVAL)
+    points = {"dodge": 0.4, "markers": [*STRATA_MARKERS.values()], "linestyle": "none", "capsize": 0.06}
+    sns.pointplot(scores, y="value", markersize=5, err_kws={"linewidth": 1.5}, ax=shares, **points, **looks, **INTERVAL)
     before = edits.loc[edits["rule"].eq("unedited"), "perplexity"].median()
     damage.axhline(before, color="black", linestyle=":", linewidth=1, label="unedited")
     sizes.set(yscale="log", ylabel=r"$\Vert\Delta\Vert_F$")
     shares.set(ylim=(0, 1.02), ylabel="S")
     damage.set(yscale="log", xlabel=None, ylabel="perplexity after the edit")
-    damage.set_xticks(range(len(rules)), [_keys(name) for name in rules], fontsize=7.5)
+    letters = {"average": "k\u2091", "original": "k\u2091\u1d52"}
+    keys = ["\n".join(f"{use}: {letters[key]}" for use, key in vars(rule).items()) for rule in RULES.values()]
+    names = [f"{NAMES.get(rule, rule)}\n{uses}" for rule, uses in zip(rules, keys, strict=True)]
+    damage.set_xticks(range(len(rules)), names, fontsize=7.5)
     shares.get_legend().remove()
     figure.legend(loc="outside upper right", ncols=3)
     return figure
@@ -115,15 +115,9 @@ def key_grid(edits: pd.DataFrame) -> Figure:
 
 def _intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
     """A statistic of each group of edits with its interval, as `value` in the form that INTERVAL draws."""
-    rows = [
-        (*group, *interval([here[name] for name in names], statistic)) for group, here in edits.groupby(by, sort=False)
-    ]
+    groups = edits.groupby(by, sort=False)
+    rows = [(*group, *interval([here[name] for name in names], statistic)) for group, here in groups]
     return with_interval(pd.DataFrame(rows, columns=[*by, "value", "low", "high"]), "value")
-
-
-def _keys(name: str) -> str:
-    letters = {"average": "k\u2091", "original": "k\u2091\u1d52"}
-    return "\n".join([NAMES.get(name, name), *(f"{use}: {letters[key]}" for use, key in vars(RULES[name]).items())])
 
 
 @style()
@@ -133,18 +127,16 @@ def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple
     broken = broken.loc[here.index]
     figure, (points, curve) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", width_ratios=[1.6, 1])
     outcomes = {"perplexity holds": "0.6", "model broken": "black"}
+    markers = {"perplexity holds": "o", "model broken": "X"}
     here = here.assign(outcome=np.where(broken, "model broken", "perplexity holds"))
-    looks: dict[str, Any] = {"hue": "outcome", "style": "outcome", "hue_order": [*outcomes], "style_order": [*outcomes]}
-    looks |= {"palette": outcomes, "markers": ["o", "X"]}
+    looks = {"hue": "outcome", "style": "outcome", "palette": outcomes, "markers": markers}
     sns.scatterplot(here, x=predicted, y="perplexity", s=36, alpha=0.7, ax=points, **looks)
-    points.set(
-        xscale="log", yscale="log", xlabel="amplification predicted by the keys", ylabel="perplexity after the edit"
-    )
+    points.set(xscale="log", xlabel="amplification predicted by the keys")
+    points.set(yscale="log", ylabel="perplexity after the edit")
     legend(points, fontsize=9)
     found = f"AUC {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]"
     if broken.nunique() == 2:
-        false, true, _ = roc_curve(broken, here[predicted])
-        sns.lineplot(x=false, y=true, color=COLOURS[rule], estimator=None, sort=False, ax=curve)
+        curve.plot(*roc_curve(broken, here[predicted])[:2], color=COLOURS[rule])
     else:
         found = f"{'every' if broken.all() else 'no'} edit breaks the model"
     curve.plot([0, 1], [0, 1], ":", color="0.5", linewidth=1)
@@ -154,66 +146,61 @@ def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple
 
 
 @style()
-def prefixed_efficacy(edits: pd.DataFrame, rules: Sequence[str] = (*NAMED_RULES, "aao")) -> Figure:
+def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
     """ES of the bare prompt and after unseen prefixes, per rule of the study and kind of subject, with intervals."""
-    rules = [rule for rule in rules if rule in set(edits["rule"])]
+    rules = [rule for rule in (*NAMED_RULES, "aao") if rule in set(edits["rule"])]
     prompts = {"ES": "bare prompt", "ES_prefixed": "after unseen prefixes"}
     edits = _with_strata(edits[edits["rule"].isin(rules)]).rename(columns=prompts)
-    found = edits.melt(["subjects", "rule"], prompts.values(), "prompt", "ES")
-    found = _intervals(found, ["subjects", "rule", "prompt"], ["ES"], np.mean)
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
-    looks: dict[str, Any] = {"hue": "rule", "hue_order": rules, "palette": COLOURS}
-    looks |= {"markers": [MARKERS[rule] for rule in rules], "x": "prompt", "y": "value", "dodge": 0.3, "capsize": 0.04}
-    looks |= {"markersize": 6, "linewidth": 1.2}
-    for name, panel in zip(STRATA, axes, strict=True):
-        sns.pointplot(found[found["subjects"].eq(name)], legend=panel is axes[0], ax=panel, **looks, **INTERVAL)
-        panel.set(title=name, xlabel=None, ylabel="ES", ylim=(0, 1.04))
-    legend(axes[0], loc="lower left")
-    return figure
+    edits = edits.melt(["subjects", "rule"], prompts.values(), "prompt", "ES")
+    found = _intervals(edits, ["subjects", "rule", "prompt"], ["ES"], np.mean)
+    looks = {"hue": "rule", "hue_order": rules, "palette": COLOURS, "markers": [MARKERS[rule] for rule in rules]}
+    grid = sns.catplot(
+        found, kind="point", x="prompt", y="value", col="subjects", col_order=STRATA, height=3, aspect=1.3,
+        dodge=0.3, capsize=0.04, markersize=6, linewidth=1.2, **looks, **INTERVAL,
+    )  # fmt: skip
+    grid.set_titles("{col_name}").set_axis_labels("", "ES").set(ylim=(0, 1.04))
+    grid.legend.set_title(None)
+    for label in grid.legend.texts:
+        label.set_text(NAMES[label.get_text()])
+    return grid.figure
 
 
 @style()
-def disabling_edit(table: pd.DataFrame, *, width: int = 104, lines: int = 2) -> Figure:
+def disabling_edit(table: pd.DataFrame) -> Figure:
     """Figure 1: what the model says after each edit, one block per (subject, prompt), with ||Delta||_F beside it.
 
     `table`: subject, prompt, target_new, rule ("unedited" has no delta), delta_frobenius, entropy, perplexity, text.
     """
     blocks = list(table.groupby(["subject", "prompt", "target_new"], sort=False))
     rows = max(len(block) for _, block in blocks)
+    size = (11, 0.52 * rows * len(blocks) + 0.9)
     figure, axes = plt.subplots(
-        len(blocks), 2, figsize=(11, 0.52 * rows * len(blocks) + 0.9), width_ratios=[3, 1.2], layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-    for (title, block), (words, bars) in zip(blocks, axes, strict=True):
-        _draw_words(words, title, block, width, lines)
-        _draw_bars(bars, block, table["delta_frobenius"].max())
+        len(blocks), 2, figsize=size, width_ratios=[3, 1.2], sharey="row", layout="constrained", squeeze=False
+    )
+    for ((subject, prompt, target), block), (words, bars) in zip(blocks, axes, strict=True):
+        looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "width": 0.5}
+        sns.barplot(block, x="delta_frobenius", y="rule", legend=False, saturation=1, ax=bars, **looks)
+        for bar in bars.containers:
+            bars.bar_label(bar, fmt=" %.0f", fontsize=8, weight="bold")
+        bars.set(
+            xscale="log", xlim=(3, table["delta_frobenius"].max() * 40), xlabel=None, ylim=(len(block) - 0.5, -0.5)
+        )
+        bars.tick_params(labelsize=7)
+        words.set_title(f"{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
+        words.axis("off")
+        for y, row in enumerate(block.itertuples()):
+            _row(words, bars, y, row)
     axes[0, 1].set_title(r"$\Vert\Delta\Vert_F$ (log scale)", fontsize=9)
     return figure
 
 
-def _draw_words(axes: Axes, title: tuple[str, str, str], block: pd.DataFrame, width: int, lines: int) -> None:
-    subject, prompt, target = title
-    axes.set(xlim=(0, 1), ylim=(len(block) - 0.5, -0.5))
-    axes.axis("off")
-    axes.set_title(f"{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
-    for y, row in enumerate(block.itertuples()):
-        axes.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
-        axes.text(0.1, y, shortened(row.text, width, lines), va="center", fontsize=8.4, linespacing=1.2)
-        axes.axhline(y + 0.5, color="0.9", linewidth=0.6)
-
-
-def _draw_bars(axes: Axes, block: pd.DataFrame, longest: float) -> None:
-    looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "width": 0.5}
-    sns.barplot(block, x="delta_frobenius", y="rule", legend=False, saturation=1, ax=axes, **looks)
-    for bars, rule in zip(axes.containers, block["rule"], strict=True):
-        plt.setp(list(bars), hatch=HATCHES.get(rule), edgecolor="white", linewidth=0)
-        axes.bar_label(bars, fmt=" %.0f", fontsize=8, weight="bold")
-    for y, row in enumerate(block.itertuples()):
-        notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}"
-        axes.text(1, y, notes, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7, color="0.25")
-    axes.set(xscale="log", xlim=(3, longest * 40), ylim=(len(block) - 0.5, -0.5), yticks=[], xlabel=None, ylabel=None)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(labelsize=7)
+def _row(words: Axes, bars: Axes, y: int, row: Any) -> None:
+    """Beside a bar: the rule, what the model says, the text's entropy and the model's perplexity."""
+    words.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
+    words.text(0.1, y, shortened(row.text, 104, 2), va="center", fontsize=8.4, linespacing=1.2)
+    words.axhline(y + 0.5, color="0.9", linewidth=0.6)
+    notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}"
+    bars.text(1, y, notes, transform=bars.get_yaxis_transform(), ha="right", va="center", fontsize=7, color="0.25")
 
 
 def shortened(text: str, width: int, lines: int) -> str:

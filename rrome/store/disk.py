@@ -1,7 +1,7 @@
 """The error type, the package's data files, and files in the cache that are made once and never half written.
 
-A cache entry's name holds a hash of everything that it was made from, so a changed input is a different file and nothing is
-invalidated. It is written under a temporary name in the same folder and renamed when complete.
+A cache entry's name holds a hash of everything that it was made from, so a changed input makes another file.
+It is written under a temporary name in the same folder and renamed when complete.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ def read_yaml(name: str) -> Any:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set."""
-    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome"))
+    """The user's cache folder for rrome, or `$RROME_CACHE` when that is set; an absolute path."""
+    return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome")).expanduser().absolute()
 
 
 def digest(*parts: object) -> str:
@@ -54,23 +54,14 @@ def atomic(target: Path) -> Iterator[Path]:
     Raises RromeError when the disk is full or the folder cannot be written.
     """
     target = Path(target)
-    scratch = None
-    try:
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-            yield scratch / target.name
-            _replace(scratch / target.name, target)
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Rename, tolerating that another process put an equal folder there first (a name is a content hash)."""
-    if new.is_dir() and target.exists():
-        shutil.rmtree(target)
-    os.replace(new, target)
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent, ignore_cleanup_errors=True) as scratch:
+            new = Path(scratch) / target.name
+            yield new
+            if new.is_dir() and target.exists():  # damaged, or just written by another process
+                shutil.rmtree(target)
+            os.replace(new, target)
 
 
 @contextlib.contextmanager
@@ -79,8 +70,7 @@ def explained(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        problem, remedy = f"cannot write {target} ({error})", "choose a folder that you can write to"
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            remedy = "free some, or choose a roomier folder (RROME_CACHE for the cache)"
-            raise RromeError(f"no disk space left to write {target}: {remedy}") from error
-        remedy = "choose a folder that you can write to (RROME_CACHE for the cache)"
-        raise RromeError(f"cannot write {target} ({error}): {remedy}") from error
+            problem, remedy = f"no disk space left to write {target}", "free some, or choose a roomier folder"
+        raise RromeError(f"{problem}: {remedy} (RROME_CACHE for the cache)") from error

@@ -1,4 +1,4 @@
-"""A study's record on disk: one JSON line per result, written as it is made: nothing is lost and a rerun goes on."""
+"""The journal of a study: one JSON line per result, written as soon as it is there, so that a stopped study goes on."""
 
 import contextlib
 import json
@@ -28,9 +28,9 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def study_path(kind: str, settings: Mapping[str, Any], within: str | Path | None = None) -> Path:
-    """Where the study with these settings is kept: WITHIN/KIND-DIGEST, by default in the folder `studies` of the cache.
+    """The path of the study with these settings: WITHIN/KIND-DIGEST, by default in the folder `studies` of the cache.
 
-    Prefixes follow from their seed, so they are left out of the digest; they are compared when the study goes on.
+    The digest leaves prefixes out, since they follow from their seed; they are compared when the study goes on.
     """
     recipe = {name: value for name, value in settings.items() if name != "prefixes"}
     return Path(within or cache_dir() / "studies") / f"{kind}-{digest(recipe)}"
@@ -41,31 +41,27 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
 
     Raises RromeError when there is none, or more than one, with the settings in which they differ.
     """
-    found: list[tuple[Path, dict, str]] = []
-    others: list[tuple[Path, dict, str]] = []
+    known = json.loads(json.dumps(known))
+    found: dict[Path, dict[str, Any]] = {}
+    others: list[str] = []
     for path in sorted(Path(within).glob(f"{kind}-*")):
-        journal = path / "edits.jsonl" if path.is_dir() else path
-        settings = _settings(journal)
-        if settings is None:
-            continue
-        wrong = differences({name: settings.get(name) for name in known}, json.loads(json.dumps(known)))
-        (others if wrong else found).append((journal, settings, wrong))
+        path = path / "edits.jsonl" if path.is_dir() else path
+        try:
+            with open(path, encoding="utf-8") as file:
+                settings = json.loads(file.readline())["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # no journal
+        if wrong := differences({name: settings.get(name) for name in known}, known):
+            others.append(f"{path}: {wrong}")
+        else:
+            found[path] = settings
     if not found:
-        there = "; ".join(f"{journal}: {wrong}" for journal, _, wrong in others) or "none"
+        there = "; ".join(others) or "none"
         raise RromeError(f"no {kind} study in {within} has these settings: run the notebook that makes it ({there})")
     if len(found) > 1:
-        apart = differences(found[0][1], found[1][1])
+        apart = differences(*list(found.values())[:2])
         raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")
-    return found[0][0]
-
-
-def _settings(path: Path) -> dict[str, Any] | None:
-    """The settings in a journal's first line; None for a file that has none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.loads(file.readline())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return next(iter(found))
 
 
 def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -85,11 +81,15 @@ class Journal:
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
         wanted = json.loads(json.dumps(settings))
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-            self._take()
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                remedy = "wait for it to end, or choose another file"
+                raise RromeError(f"{self.path} is in use by another run: {remedy}") from error
             try:
                 self._open(wanted)
             except BaseException:
@@ -106,29 +106,19 @@ class Journal:
         """Let other processes have the journal."""
         self._lock.release()
 
-    def _take(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise RromeError(
-                f"{self.path} is in use by another run: wait for it to end, or choose another file"
-            ) from error
-
     def _open(self, wanted: dict[str, Any]) -> None:
-        if self._mend():
-            settings, self.rows = read_journal(self.path)
-            self._compare(settings, wanted)
-        else:
-            self._write({"settings": wanted})
-
-    def _mend(self) -> int:
-        """Cut off a line that was not written to its end; returns how many bytes are left."""
+        """Read the rows of a study with the wanted settings, without a torn last line; begin the file when it is empty."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            with open(self.path, "r+b") as file:
-                file.truncate(whole)
-        return whole
+            os.truncate(self.path, whole)
+        if not whole:
+            self._write({"settings": wanted})
+            return
+        settings, self.rows = read_journal(self.path)
+        if changes := differences(settings, wanted):
+            remedy = "choose another file or move it away"
+            raise RromeError(f"{self.path} holds a study with other settings ({changes}): {remedy}")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one result so that it survives a crash right after."""
@@ -148,12 +138,6 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)
             raise
-
-    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        if changes := differences(found, wanted):
-            raise RromeError(
-                f"{self.path} holds a study with other settings ({changes}): choose another file or move it away"
-            )
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -2,11 +2,20 @@
 
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors, scorecard
-from .collapse import broken, collapse_edit, curve, disabling_edits, survival
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
-from .examples import compute_updates, in_numbers, playground, sizes, what_it_says
+from .examples import compute_updates, playground, sizes, what_it_says
 from .layer import layer_damage, layer_sweep, layer_table, trace_layers
-from .sequential import Checks, SequentialRun, read_sequential, sequential_edits
+from .sequential import (
+    Checks,
+    SequentialRun,
+    broken,
+    collapse_edit,
+    curve,
+    disabling_edits,
+    read_sequential,
+    sequential_edits,
+    survival,
+)
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
@@ -26,7 +35,6 @@ __all__ = [
     "draw_facts",
     "draw_sequence",
     "edit_memory",
-    "in_numbers",
     "layer_damage",
     "layer_sweep",
     "layer_table",

@@ -1,10 +1,8 @@
-"""The paper's claims as statements about the two studies: the criteria stand here and not in the prose.
-
-Thresholds are round numbers with a name each; how a verdict follows from statements is in `verdicts`.
-"""
+"""The criteria of the paper's claims C1 to C10: statements about the two studies; `verdicts` turns them into verdicts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,8 +15,7 @@ from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, rank_one_update
 from ..update.second_moment import SecondMoment
 from ..update.value import Value
-from .collapse import TIMES, broken, collapse_edit, disabling_edits
-from .sequential import SequentialRun
+from .sequential import TIMES, SequentialRun, broken, collapse_edit, disabling_edits
 from .verdicts import Statement, below, beyond, tabulate, text
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words again and again
@@ -39,10 +36,8 @@ class Evidence:
     runs: Mapping[str, SequentialRun]
 
     def __post_init__(self):
-        for name, wanted, here in (
-            ("single-edit", RULES, set(self.single["rule"])),
-            ("sequential", NAMED_RULES, self.runs),
-        ):
+        studies = {"single-edit": (RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
+        for name, (wanted, here) in studies.items():
             if missing := [rule for rule in wanted if rule not in here]:
                 raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
 
@@ -51,42 +46,26 @@ class Evidence:
         """Rows of facts with something before the subject's last token."""
         return self.single[self.single["position"].gt(0)]
 
-    @property
-    def unedited(self) -> float:
-        """The unedited model's perplexity on the single-edit study's probe."""
-        return self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
-
     def edits(self, rule: str) -> pd.DataFrame:
-        """The single edits of one rule, with `broken`: whether the model was."""
+        """The single edits of one rule; `broken` says whether an edit broke the model."""
+        before = self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
         here = self.single[self.single["rule"].eq(rule)]
-        return here.assign(broken=broken(here["perplexity"], self.unedited))
+        return here.assign(broken=broken(here["perplexity"], before))
 
 
 def _ratio(upper: pd.Series, lower: pd.Series) -> tuple[float, float, float]:
     """The ratio of two groups' medians, with its interval."""
-    if upper.empty or lower.empty:
-        return (np.nan,) * 3
-    return interval(
-        [upper, lower], lambda a, b, axis=-1: np.median(a, axis=axis) / np.median(b, axis=axis), paired=False
-    )
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.median(a, axis=axis) / np.median(b, axis=axis)
+
+    return (np.nan,) * 3 if upper.empty or lower.empty else interval([upper, lower], ratio, paired=False)
 
 
-def _breaks(evidence: Evidence, rule: str) -> Statement:
-    """That no single edit of a rule breaks the model."""
+def _none_breaks(evidence: Evidence, rule: str) -> Statement:
     broken = evidence.edits(rule)["broken"]
-    return Statement(
-        f"no single {rule} edit raises perplexity more than {TIMES:g} times",
-        f"{broken.sum()} of {len(broken)}",
-        not broken.any(),
-    )
-
-
-def _one_cluster(evidence: Evidence, rule: str) -> Statement:
-    edits = evidence.edits(rule)
-    first = edits["position"].eq(0)
-    found = _ratio(edits["delta"][first], edits["delta"][~first])
-    says = f"under {rule} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
-    return Statement(says, f"{text(found)} times", below(found, ONE_CLUSTER))
+    says = f"no single {rule} edit raises perplexity more than {TIMES:g} times"
+    return Statement(says, f"{broken.sum()} of {len(broken)}", not broken.any())
 
 
 def disabling_text(evidence: Evidence) -> list[Statement]:
@@ -123,21 +102,24 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
     harmless = [rule for rule in mixed if not evidence.edits(rule)["broken"].any()]
     found = f"{len(mixed) - len(harmless)} of {len(mixed)}" + (f", not {', '.join(harmless)}" if harmless else "")
     says = "each of the six rules that mix the two keys breaks the model on some fact"
-    pure = [_breaks(evidence, rule) for rule in RULES if rule not in mixed]
+    pure = [_none_breaks(evidence, rule) for rule in RULES if rule not in mixed]
     return [*pure, Statement(says, found, not harmless)]
 
 
-def one_cluster_r(evidence: Evidence) -> list[Statement]:
-    """C4."""
-    return [_one_cluster(evidence, "r-rome"), _breaks(evidence, "r-rome")]
+def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
+    """C4, and C5 without its cost."""
+    edits = evidence.edits(rule)
+    first = edits["position"].eq(0)
+    found = _ratio(edits["delta"][first], edits["delta"][~first])
+    says = f"under {rule} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
+    return [Statement(says, f"{text(found)} times", below(found, ONE_CLUSTER)), _none_breaks(evidence, rule)]
 
 
-def one_cluster_p(evidence: Evidence) -> list[Statement]:
+def one_cluster_at_a_cost(evidence: Evidence) -> list[Statement]:
     """C5."""
     cost = tuple(paired_differences(evidence.ordinary, "p-rome", "r-rome", ["PS"]).loc["PS"])
     says = "on ordinary facts p-ROME's PS is below r-ROME's, paired"
-    price = Statement(says, f"{text(cost)} points", below(cost, 0))
-    return [_one_cluster(evidence, "p-rome"), _breaks(evidence, "p-rome"), price]
+    return [*one_cluster(evidence, "p-rome"), Statement(says, f"{text(cost)} points", below(cost, 0))]
 
 
 def sudden_collapse(evidence: Evidence) -> list[Statement]:
@@ -162,12 +144,13 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
 
 def slow_decay(evidence: Evidence) -> list[Statement]:
     """C7."""
-    run, shipped = evidence.runs["r-rome"], evidence.runs["rome"]
-    came = collapse_edit(run.edits, run.checkpoints["perplexity"].iloc[0])
-    times = run.edits["perplexity"].iloc[-1] / run.checkpoints["perplexity"].iloc[0]
+    run, rome = evidence.runs["r-rome"], evidence.runs["rome"]
+    start = run.checkpoints["perplexity"].iloc[0]
+    came = collapse_edit(run.edits, start)
+    times = run.edits["perplexity"].iloc[-1] / start
     found = f"perplexity times {times:.2f} after {len(run.edits)} edits"
     statements = [Statement(f"r-ROME's run does not raise perplexity {TIMES:g} times", found, came is None)]
-    ratio = shipped.edits["delta_after"].iloc[-1] / run.edits["delta_after"].iloc[-1]
+    ratio = rome.edits["delta_after"].iloc[-1] / run.edits["delta_after"].iloc[-1]
     says = f"its |Δ| at the end is at least {LARGE} times smaller than ROME's"
     statements.append(Statement(says, f"{ratio:.1f} times", bool(ratio >= LARGE)))
     jumps = disabling_edits(run.edits, JUMP)["subject"]
@@ -178,11 +161,11 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
 def comparable_metrics(evidence: Evidence) -> list[Statement]:
     """C8."""
     differences = paired_differences(evidence.ordinary, "r-rome", "rome", ["ES", "PS", "NS", "S"])
-    says = "on ordinary facts r-ROME's {} is not lower than ROME's by more than {} points, paired"
-    return [
-        Statement(says.format(name, COMPARABLE), f"{text(tuple(found))} points", beyond(tuple(found), -COMPARABLE))
-        for name, found in differences.iterrows()
-    ]
+    statements = []
+    for name, *found in differences.itertuples():
+        says = f"on ordinary facts r-ROME's {name} is not lower than ROME's by more than {COMPARABLE} points, paired"
+        statements.append(Statement(says, f"{text(found)} points", beyond(found, -COMPARABLE)))
+    return statements
 
 
 def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -196,12 +179,10 @@ def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict
     keys = Keys(torch.randn(5, d_k, generator=draw))
     target = torch.randn(d_v, generator=draw)
     value = Value(target * 0, target, (), (), keys)
-    errors: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
     for rule in RULES:
         update = rank_one_update(site, keys, value, c0, rule)
-        errors[rule] = {}
-        for name in ("average", "original"):
-            key = getattr(keys, name)
+        for name, key in (("average", keys.average), ("original", keys.original)):
             after = site.value(key) + update.left * (update.right @ key)
             errors[rule][name] = ((after - target).norm() / target.norm()).item()
     return errors
@@ -228,8 +209,8 @@ CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {
     "C1": disabling_text,
     "C2": disabling_size,
     "C3": mixed_keys,
-    "C4": one_cluster_r,
-    "C5": one_cluster_p,
+    "C4": partial(one_cluster, rule="r-rome"),
+    "C5": one_cluster_at_a_cost,
     "C6": sudden_collapse,
     "C7": slow_decay,
     "C8": comparable_metrics,

@@ -27,7 +27,7 @@ from . import sequential, single
 try:
     import cloudpickle
     import dask
-    from distributed import CancelledError, Client, KilledWorker, as_completed, get_worker
+    from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed, get_worker
 except ImportError as error:
     raise RromeError(f'studies on a cluster need Dask ({error}): pip install "rrome[cluster]"') from error
 
@@ -74,12 +74,13 @@ def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Seque
         raise RromeError(f"make_editor cannot be sent to workers ({error}): {remedy}") from error
     n = cluster if isinstance(cluster, int) else 0
     local = {"n_workers": n, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
-    threads = {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // max(1, n))}
-    with mock.patch.dict(os.environ), dask.config.set({"distributed.nanny.pre-spawn-environ": threads}):
+    environ = {"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // max(1, n))}}
+    with mock.patch.dict(os.environ), dask.config.set(environ), contextlib.ExitStack() as stack:
         try:
-            client = Client(**local if n else {"address": cluster}, set_as_default=False)
+            workers = stack.enter_context(LocalCluster(**local)) if n else cluster
+            client = stack.enter_context(Client(workers, set_as_default=False))
         except (OSError, TypeError, ValueError, RuntimeError) as error:
-            remedy = 'start `dask scheduler`, or give a number of workers (a script: under if __name__ == "__main__":)'
+            remedy = 'start `dask scheduler`, and in a script put the call under `if __name__ == "__main__":`'
             raise RromeError(f"there is no Dask cluster at {cluster!r} ({error}): {remedy}") from error
 
         def begin(editor: Editor) -> tuple[dict[str, Any], list[int], int]:
@@ -95,9 +96,8 @@ def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Seque
                 yield label, result
 
         try:
-            with client:
-                ((_, (settings, *search)),) = run({"": begin}, {})
-                yield partial(run, settings=settings), settings, *search
+            ((_, (settings, *search)),) = run({"": begin}, {})
+            yield partial(run, settings=settings), settings, *search
         except (KilledWorker, CancelledError) as error:
             raise RromeError(f"workers were lost ({error}): see their logs, then call again to go on") from error
 

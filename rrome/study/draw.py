@@ -1,4 +1,4 @@
-"""What a study edits and reads: facts drawn with a seed, what their keys predict, held-out probes, and tasks by name."""
+"""The input of a study: facts drawn with a seed, what their keys predict, held-out texts, and tasks by name."""
 
 import random
 from collections.abc import Sequence
@@ -31,10 +31,9 @@ def strata(
     model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
 ) -> tuple[list[Fact], list[Fact]]:
     """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
-    ordinary: list[Fact] = []
-    first: list[Fact] = []
-    for fact in facts:
-        (first if subject_position(model, fact) == 0 else ordinary).append(fact)
+    positions = [subject_position(model, fact) for fact in facts]
+    ordinary = [fact for fact, position in zip(facts, positions, strict=True) if position]
+    first = [fact for fact, position in zip(facts, positions, strict=True) if not position]
     for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
         if n > len(pool):
             raise RromeError(
@@ -58,15 +57,15 @@ def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
     """What the keys of each fact predict, without a search: cosine, key norms, denominator and amplification per rule.
 
-    `position` is that of the subject's last token in the bare prompt: 0 means that nothing of the prompt stands before it.
+    `position` is that of the subject's last token in the bare prompt, from 0.
     """
     rows = []
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     for fact, keys in zip(facts, every, strict=True):
         found = preflight(keys, editor.second_moment, fact.subject)
-        row: dict[str, Any] = {"case_id": fact.case_id, "subject": fact.subject, "prompt": fact.prompt}
+        row: dict[str, Any] = {name: getattr(fact, name) for name in ("case_id", "subject", "prompt")}
         row["position"] = subject_position(editor.model, fact)
-        row |= {"cosine": found.cosine, "norm_average": found.norm_average, "norm_original": found.norm_original}
+        row |= {name: getattr(found, name) for name in ("cosine", "norm_average", "norm_original")}
         row |= {f"denominator_{rule}": number for rule, number in found.denominator.items()}
         row |= {f"amplification_{rule}": number for rule, number in found.amplification.items()}
         rows.append(row)
@@ -86,8 +85,8 @@ def mixed_probe(n_characters: int = 1200) -> str:
 def named_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
     """Downstream tasks by name: "agreement", "recall", or GLUE's sst2, mrpc, cola, rte, with about `n_items` items each.
 
-    GLUE comes from the hub; FOLDER/sst2 reads FOLDER/sst2.jsonl instead. Recall asks only for subjects of which no fact is
-    among the first `n_known` of the set, so none is edited.
+    GLUE comes from the hub; FOLDER/sst2 reads FOLDER/sst2.jsonl instead. Recall asks only about subjects of which no fact
+    is among the first `n_known` of the set, from which the edits are drawn.
     """
     edited = {fact.subject for fact in load_facts(dataset, n=n_known)}
     unedited = [fact for fact in load_facts("world") if fact.subject not in edited]

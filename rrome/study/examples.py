@@ -1,5 +1,6 @@
 """A few edits looked at closely: their sizes, what the edited models generate (Figure 1), and a form to try any edit."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
-from ..model.model import Model, generate
+from ..model.model import generate
 from ..store.disk import RromeError
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate
@@ -18,6 +19,7 @@ from .draw import probe as held_out_probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
+STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
 
 
 def compute_updates(
@@ -46,24 +48,6 @@ def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]])
     )
 
 
-def in_numbers(model: Model, fact: Fact, updates: Mapping[str, RankOneUpdate]) -> dict[str, list[str | float]]:
-    """Size, probabilities and, where the fact has the prompts for them, ES, PS and NS, by name.
-
-    Each list starts with the model as it is and goes on with what each update makes of it; the model is not changed.
-    """
-    models = {"unedited": None, **updates}
-    each = [*models.values()]
-    rows: dict[str, list[str | float]] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
-    nll = target_nll(model, [fact.rewrite] * len(each), [fact.target_new] * len(each), each)
-    rows["p(new answer)"] = nll.neg().exp().tolist()
-    if fact.target_true:
-        pairs = fact_probabilities(model, fact, models)
-        rows["p(true answer)"] = [pairs[name]["rewrite"][0][1] for name in models]
-        metrics = pd.DataFrame(fact_metrics(pairs[name]) for name in models)
-        rows |= metrics[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
-    return rows
-
-
 def what_it_says(
     editor: Editor,
     fact: Fact,
@@ -75,43 +59,41 @@ def what_it_says(
     n_perplexity: int = 4096,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What the unedited model and each edited one generate after each prompt, with perplexity on `texts`.
+    """The text that the unedited and each edited model generate after each prompt, and its perplexity on `texts`.
 
-    One row per prompt and rule; rule "unedited" comes first and has no size. Text is sampled (top-k 5) from one seed.
+    One row per prompt and rule, "unedited" first and without a size. Text is sampled (top-k 5) from one seed.
     """
     models = {"unedited": None, **updates}
     pairs = [(prompt, rule) for prompt in prompts for rule in models]
     with rowwise(editor.model, [models[rule] for _, rule in pairs]):
         generated = generate(editor.model, [prompt for prompt, _ in pairs], n_generated, seed=seed)
-    table = pd.DataFrame(pairs, columns=["prompt", "rule"])
-    table.insert(0, "subject", fact.subject)
-    table.insert(2, "target_new", fact.target_new)
-    attributes = {"delta_frobenius": "norm", "denominator": "denominator", "cosine": "cosine"}
-    for column, attribute in attributes.items():
-        table[column] = [getattr(models[rule], attribute, None) for rule in table["rule"]]
-    table["entropy"] = [normalised_entropy(text) for text in generated]
-    table["text"] = generated
-    table["distinct"] = [distinct_share(text) for text in generated]
-    table["delta"] = [getattr(models[rule], "size", None) for rule in table["rule"]]
-    table["perplexity"] = table["rule"].map(_perplexities(editor, models, texts, n_perplexity))
-    return table
-
-
-def _perplexities(editor: Editor, models: Mapping[str, RankOneUpdate | None], texts, n_tokens: int) -> dict[str, float]:
-    measured = {}
+    perplexities = {}
     for rule, update in models.items():
-        if update is None:
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-            continue
-        with editor.applied(update):
-            measured[rule] = perplexity(editor.model, texts, n_tokens)
-    return measured
+        with editor.applied(update) if update else contextlib.nullcontext():
+            perplexities[rule] = perplexity(editor.model, texts, n_perplexity)
+    return pd.DataFrame(
+        {
+            "subject": fact.subject,
+            "prompt": prompt,
+            "target_new": fact.target_new,
+            "rule": rule,
+            "delta_frobenius": getattr(models[rule], "norm", None),
+            "denominator": getattr(models[rule], "denominator", None),
+            "cosine": getattr(models[rule], "cosine", None),
+            "entropy": normalised_entropy(text),
+            "text": text,
+            "distinct": distinct_share(text),
+            "delta": getattr(models[rule], "size", None),
+            "perplexity": perplexities[rule],
+        }
+        for (prompt, rule), text in zip(pairs, generated, strict=True)
+    )
 
 
 CELL = 'style="text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"'
 
 
-def html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
+def _html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
     """HTML with a caption and headers of columns and rows; every text in it is escaped, numbers have three digits."""
     head = "".join(f'<th scope="col" {CELL}>{escape(name)}</th>' for name in heads)
     body = ""
@@ -119,63 +101,72 @@ def html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
         texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells]
         data = "".join(f"<td {CELL}>{escape(text)}</td>" for text in texts)
         body += f'<tr><th scope="row" {CELL}>{escape(name)}</th>{data}</tr>'
-    return (
-        f"<table><caption {CELL}>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    title = f"<caption {CELL}>{escape(caption)}</caption>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def playground(
     editor: Editor, examples: Sequence[Fact] = (), *, probe: str | None = None, n_generated: int = 40
 ) -> Any:
-    """A form for one fact, rule and step, as an `ipywidgets.interactive`: show it in a notebook; `.result` is its HTML.
+    """A form for one fact, rule and step, to be shown in a notebook; its last two children are the button and the page.
 
     Steps: "preflight" makes no search; "compare" measures the model as it is beside the named rules and the chosen one;
     "edit" also puts the chosen update into W; "undo last"; "undo all". Perplexity is of `probe` (None: held-out text).
     """
     import ipywidgets  # only a notebook needs it
-    from IPython.display import HTML
 
     found: dict[tuple, Solution] = {}  # the last one, by what it was searched for: another rule needs no new search
     texts = [held_out_probe() if probe is None else probe]
-    fields = {name: ipywidgets.Textarea(rows=1, layout={"width": "98%"}) for name in TYPED}
-    example = ipywidgets.Dropdown(options=[(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples])
+    options = [(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples]
+    example = ipywidgets.Dropdown(options=options, description="example", layout={"width": "98%"})
+    fields = {name: ipywidgets.Textarea(rows=1, description=name, layout={"width": "98%"}) for name in TYPED}
+    rule = ipywidgets.Dropdown(options=list(RULES), value="r-rome", description="rule")
+    step = ipywidgets.Dropdown(options=STEPS, description="step")
+    button, page = ipywidgets.Button(description="Go"), ipywidgets.HTML()
 
     def fill(*_: Any) -> None:
         for name, field in fields.items():
             text = getattr(example.value, name, None) or ""
             field.value = text if isinstance(text, str) else "\n".join(text)
 
-    def show(rule: str, step: str, example: Fact | None, target_true: str, **typed: Any) -> HTML:
-        page = ""
+    def do(rule: str, step: str) -> str:
+        if step.startswith("undo"):
+            editor.revert() if step == "undo last" else editor.model.edits.set(())
+            return ""
+        typed: dict[str, Any] = {name: field.value for name, field in fields.items()}
+        lines = {name: tuple(filter(str.strip, typed[name].splitlines())) for name in TYPED[4:]}
+        fact = Fact(**typed | lines | {"target_true": typed["target_true"].strip() or None})
+        if step == "preflight":
+            return _preflight_table(editor, fact)
+        wanted = fact.prompt, fact.subject, fact.target_new, editor.applied_updates
+        solution = found.get(wanted) or editor.solve(fact)
+        found.clear()
+        found[wanted] = solution
+        updates = {name: solution.update(name) for name in (*NAMED_RULES, rule)}
+        shown = _preflight_table(editor, fact) + _comparison(editor, fact, updates, texts, n_generated)
+        if step == "edit":
+            editor.apply(updates[rule])
+        return shown
+
+    def go(*_: Any) -> None:
+        button.disabled, shown = True, "<p><strong>Stopped</strong> by an error, which the notebook shows or logs.</p>"
         try:
-            if step.startswith("undo"):
-                editor.revert() if step == "undo last" else editor.model.edits.set(())
-            else:
-                lines = {name: tuple(filter(str.strip, typed[name].splitlines())) for name in TYPED[4:]}
-                fact = Fact(**typed | lines, target_true=target_true.strip() or None)
-                page = _preflight_table(editor, fact)
-                if step != "preflight":
-                    wanted = fact.prompt, fact.subject, fact.target_new, editor.applied_updates
-                    solution = found.get(wanted) or editor.solve(fact)
-                    found.clear()
-                    found[wanted] = solution
-                    updates = {name: solution.update(name) for name in (*NAMED_RULES, rule)}
-                    page += _comparison(editor, fact, updates, texts, n_generated)
-                if step == "edit":
-                    editor.apply(updates[rule])
+            shown = do(rule.value, step.value)
         except RromeError as error:
-            page = f"<p><strong>Not done</strong>: {escape(str(error))}</p>"
-        named = [(getattr(update, "fact", None), update) for update in editor.applied_updates]
-        edits = [f"{f'{f.rewrite} → {f.target_new}' if f else u.subject} under {u.rule}" for f, u in named]
-        items = "".join(f"<li>{escape(edit)}</li>" for edit in edits)
-        return HTML(f"{page}<p>Edits in the model: {len(edits)}</p><ol>{items}</ol>")
+            shown = f"<p><strong>Not done</strong>: {escape(str(error))}</p>"
+        finally:
+            button.disabled, page.value = False, shown + _edits_in(editor)
 
     example.observe(fill, "value")
     fill()
-    steps = ["preflight", "compare", "edit", "undo last", "undo all"]
-    chosen = {"rule": ipywidgets.Dropdown(options=list(RULES), value="r-rome"), "step": steps}
-    options = {"manual": True, "manual_name": "Go", "auto_display": True}
-    return ipywidgets.interactive(show, options, example=example, **fields, **chosen)
+    button.on_click(go)
+    return ipywidgets.VBox([example, *fields.values(), rule, step, button, page])
+
+
+def _edits_in(editor: Editor) -> str:
+    named = [(getattr(update, "fact", None), update) for update in editor.applied_updates]
+    edits = [f"{f'{f.rewrite} → {f.target_new}' if f else u.subject} under {u.rule}" for f, u in named]
+    return f"<p>Edits in the model: {len(edits)}</p><ol>{''.join(f'<li>{escape(edit)}</li>' for edit in edits)}</ol>"
 
 
 def _preflight_table(editor: Editor, fact: Fact) -> str:
@@ -185,17 +176,25 @@ def _preflight_table(editor: Editor, fact: Fact) -> str:
     for rule, size in keys.amplification.items():
         verdict = "likely to disable the model" if size > LIMIT * one_key else "of an ordinary size for its keys"
         rows[rule] = keys.denominator[rule], size, size / one_key, verdict
-    caption = (
-        f"Keys: cosine {keys.cosine:.2f}, norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
-    )
-    return html_table(caption, ["rule", "denominator", "amplification", "times one key's", "the edit is"], rows)
+    norms = f"norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
+    heads = ["rule", "denominator", "amplification", "times one key's", "the edit is"]
+    return _html_table(f"Keys: cosine {keys.cosine:.2f}, {norms}", heads, rows)
 
 
 def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], texts: list[str], n: int) -> str:
+    """Two tables, a column for the model before and one per update: numbers, and generated text."""
+    models = {"before": None, **updates}
+    numbers: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
+    nll = target_nll(editor.model, [fact.rewrite] * len(models), [fact.target_new] * len(models), [*models.values()])
+    numbers["p(new answer)"] = nll.neg().exp().tolist()
+    if fact.target_true:
+        pairs = fact_probabilities(editor.model, fact, models).values()
+        numbers["p(true answer)"] = [found["rewrite"][0][1] for found in pairs]
+        numbers |= pd.DataFrame(map(fact_metrics, pairs))[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
     prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
     table = what_it_says(editor, fact, updates, prompts, texts, n_generated=n, seed=editor.seed)
-    numbers = in_numbers(editor.model, fact, updates) | {"perplexity": [*table["perplexity"][: len(updates) + 1]]}
+    numbers["perplexity"] = [*table["perplexity"][: len(models)]]
     table["text"] = table["text"].str.strip() + table["entropy"].map("\n(entropy {:.2f})".format)
     generated = {prompt: [*rows["text"]] for prompt, rows in table.groupby("prompt", sort=False)}
-    caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", "before", *updates]
-    return html_table(caption, heads, numbers) + html_table("Generated text", heads, generated)
+    caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", *models]
+    return _html_table(caption, heads, numbers) + _html_table("Generated text", heads, generated)

@@ -1,17 +1,21 @@
-"""The sequential study: facts edited one after another into the same model, on a log that resumes bit for bit after a kill.
+"""The sequential study: facts edited one after another into the same model; a stopped run goes on bit for bit.
 
 edits         one row per edit: its update, |Delta| before and after, and the metrics of the edit just made
 checkpoints   one row every so many edits, from 0 = the unedited model: earlier edits re-tested, perplexity, tasks
 final         one row per fact: the metrics of each edit in the model after the last edit
+
+An edited model is broken when its perplexity on a probe text exceeds `times` the unedited model's (the criterion of Yang et
+al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
-import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import CensoredData, ecdf
 
 from ..edit.editor import Editor
 from ..edit.log import EditLog
@@ -25,20 +29,19 @@ from ..store.disk import RromeError
 from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
-from ..update.rules import RankOneUpdate, Rule, rule_named
+from ..update.rules import Rule, rule_named
 from .single import study_settings
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
+TIMES = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What a sequential study measures, and how often."""
+    """The measurements of a sequential study, and how often they are made."""
 
     every: int = 20  # edits between two checkpoints
-    probe: str | None = (
-        None  # held-out text, cut to 512 tokens (see mixed_probe); its perplexity is measured after every edit
-    )
+    probe: str | None = None  # text, cut to 512 tokens; its perplexity is measured after every edit (see mixed_probe)
     tasks: Sequence[Task] = ()  # downstream tasks, scored at every checkpoint
     prompts: Sequence[str] = ()  # continued greedily at every checkpoint
     n_generated: int = 30  # tokens of each continuation
@@ -50,10 +53,8 @@ class Checks:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on, as JSON."""
-        known = {name: getattr(self, name) for name in ("every", "probe", "n_generated", "retest")}
-        tasks = {task.name: task.key for task in self.tasks}
-        return known | {"tasks": tasks, "prompts": list(self.prompts)}
+        """All of it as JSON, a task by its key."""
+        return vars(self) | {"tasks": {task.name: task.key for task in self.tasks}, "prompts": list(self.prompts)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,11 @@ def sequential_edits(
 ) -> SequentialRun:
     """Edit the facts in their order into one model under one rule, and measure as it goes.
 
-    Everything is appended to `folder` as it is made (see edit.log). `folder` None: one in `within` (None: the cache) found
-    by a digest of the first fact and all settings, `about` (how the facts were drawn, say) among them. A rerun applies
-    again what was done and goes on; the tables then equal an uninterrupted run's. More facts at the end of the list prolong
-    a finished run. An edit that fails (NaN after a collapse) is recorded in `error` and skipped. Afterwards the model is as
-    it was. Raises RromeError for an edited model, other settings or facts in the folder, or a fact that could not be edited
-    or measured, before any edit.
+    Everything is appended to `folder` (see edit.log). `folder` None: one in `within` (None: the cache) found by a digest of
+    the first fact and all settings, `about` (how the facts were drawn, say) among them. A rerun applies the logged edits
+    and goes on, also with more facts at the end; its tables equal an uninterrupted run's. An edit that fails (NaN after a
+    collapse) is recorded in `error` and skipped. Afterwards the model is as it was. Raises RromeError, before any edit, for
+    an edited model, other settings or facts in the folder, or a fact that cannot be edited or measured.
     """
     editor.model.record.refuse_edits("a sequential study")
     checks, (name, rule) = checks or Checks(), rule_named(rule)
@@ -105,8 +105,10 @@ def sequential_edits(
             for number in bar(range(done, len(facts)), desc=name, unit="edit", show=progress):
                 _edit(editor, facts[number], keys[number], rule, checks, log)
                 _checkpoint(editor.model, facts, number + 1, checks, checkpoints)
-            if checks.retest:
-                _final(editor.model, facts, final, progress)
+            measured = {row["edit"] for row in final.rows if row["of"] == len(facts)}
+            missing = [n for n in range(1, len(facts) + 1) if checks.retest and n not in measured]
+            for n in bar(missing, desc="re-test", unit="fact", show=progress):
+                final.append({"edit": n, "of": len(facts)} | _metrics(editor.model, facts[n - 1]))
             return _tables(folder, len(facts), log.rows, checkpoints.rows, final.rows)
     finally:
         editor.model.edits.set(())
@@ -126,26 +128,30 @@ def _resume(model: Model, facts: Sequence[Fact], log: EditLog) -> int:
 
 
 def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, log: EditLog) -> None:
-    """Make one edit, measure it and write it down."""
-    model, before = editor.model, editor.model.edits.size
-    row: dict[str, Any] = {"rule": rule.name, "delta_before": before, "position": subject_position(model, fact)}
-    row |= {"error": None, "cosine": keys.cosine}
-    update: RankOneUpdate | None = None
+    """Make one edit, measure it and log it."""
+    model, update = editor.model, None
+    row: dict[str, Any] = {"rule": rule.name, "delta_before": model.edits.size}
+    row |= {"position": subject_position(model, fact), "error": None, "cosine": keys.cosine}
     try:
         solution = editor.solve(fact)  # with keys of its own batch, so that a resumed run is bit-identical
-        made = log.store(solution.update(rule))
-        editor.apply(made)
+        stored = log.store(solution.update(rule))
+        editor.apply(stored)
     except RromeError as error:
         row["error"] = str(error)
     else:
-        update, value = made, solution.value
+        update, value = stored, solution.value
         row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
         row |= {"delta_frobenius": update.norm, "delta": update.size}
-    row["delta_after"] = model.edits.size
-    row |= fact_metrics(fact_probabilities(model, fact, {"now": None})["now"])
-    if checks.probe is not None:
-        (row["perplexity"],) = row_perplexities(model, checks.probe, [None])
+    row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _perplexity(model, checks)
     log.append(update, fact, stored=True, **row)
+
+
+def _metrics(model: Model, fact: Fact) -> dict[str, float]:
+    return fact_metrics(fact_probabilities(model, fact, {"now": None})["now"])
+
+
+def _perplexity(model: Model, checks: Checks) -> dict[str, float]:
+    return {} if checks.probe is None else {"perplexity": row_perplexities(model, checks.probe, [None])[0]}
 
 
 def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, journal: Journal) -> None:
@@ -154,8 +160,7 @@ def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, 
     if not due or any(row["edits"] == done for row in journal.rows):
         return
     row: dict[str, Any] = {"edits": done, "delta": model.edits.size, "retained": retained(model, facts[:done])}
-    if checks.probe is not None:
-        (row["perplexity"],) = row_perplexities(model, checks.probe, [None])
+    row |= _perplexity(model, checks)
     for task in checks.tasks:
         row |= task.scores(model)
     if checks.prompts:
@@ -167,25 +172,14 @@ def retained(model: Model, facts: Sequence[Fact]) -> float:
     """The share of facts whose rewrite prompt still prefers the new target to the true one; NaN for no facts."""
     prompts = [fact.rewrite for fact in facts for _ in range(2)]
     targets = [target for fact in facts for target in (fact.target_new, fact.answer)]
-    if not prompts:
-        return math.nan
-    nll = target_nll(model, prompts, targets).view(-1, 2)
+    nll = target_nll(model, prompts, targets).view(len(facts), 2)
     return mean((nll[:, 0] < nll[:, 1]).double().tolist())
-
-
-def _final(model: Model, facts: Sequence[Fact], journal: Journal, progress: bool | None) -> None:
-    """Measure every edit in the model as it is after the last one."""
-    measured = {row["edit"] for row in journal.rows if row["of"] == len(facts)}
-    missing = [number for number in range(1, len(facts) + 1) if number not in measured]
-    for number in bar(missing, desc="re-test", unit="fact", show=progress):
-        pairs = fact_probabilities(model, facts[number - 1], {"now": None})["now"]
-        journal.append({"edit": number, "of": len(facts), **fact_metrics(pairs)})
 
 
 def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
     """The tables of a run on disk as far as it has come, without a model.
 
-    `folder` is the run's own, or one in which the one run with the `known` settings is found. RromeError where there is none.
+    `folder` is the run's own, or one that holds one run with the `known` settings. RromeError where there is none.
     """
     folder = Path(folder)
     if known:
@@ -198,18 +192,59 @@ def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
 def _tables(
     folder: Path, n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
 ) -> SequentialRun:
+    rows = []
+    for row in edits[:n]:
+        asked = row["fact"]["requested_rewrite"]
+        about = {"case_id": row["fact"]["case_id"], "prompt": asked["prompt"], "target_new": asked["target_new"]["str"]}
+        rows.append(row | about)
     return SequentialRun(
-        pd.DataFrame(map(_flat, edits[:n])),
+        pd.DataFrame(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
         pd.DataFrame([row for row in checkpoints if row["edits"] <= n]).sort_values("edits", ignore_index=True),
         pd.DataFrame([row for row in final if row["of"] == n]),
         folder,
     )
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A log's row as a row of the table: without the factors' file and the fact's prompts."""
-    return {name: value for name, value in row.items() if name not in ("file", "sha256", "fact")} | {
-        "case_id": row["fact"]["case_id"],
-        "prompt": row["fact"]["requested_rewrite"]["prompt"],
-        "target_new": row["fact"]["requested_rewrite"]["target_new"]["str"],
-    }
+def broken(perplexity: pd.Series, unedited: float, times: float = TIMES) -> pd.Series:
+    """Whether each edited model is broken; one whose perplexity is NaN is."""
+    return ~(perplexity <= times * unedited)
+
+
+def collapse_edit(edits: pd.DataFrame, unedited: float, times: float = TIMES) -> int | None:
+    """The first edit (from 1) after which the model is broken; None if there is none."""
+    if "perplexity" not in edits:
+        raise RromeError("the run has no perplexity after each edit: give Checks a probe")
+    after = edits.loc[broken(edits["perplexity"], unedited, times), "edit"]
+    return None if after.empty else int(after.iloc[0])
+
+
+def disabling_edits(edits: pd.DataFrame, times: float = 5.0) -> pd.DataFrame:
+    """The edits whose own |Delta| is above `times` the run's median."""
+    return edits[edits["delta"] > times * edits["delta"].median()]
+
+
+def curve(edits: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
+    """One row per number of edits from 0: cumulative |Delta|, perplexity, and at checkpoints one column per task."""
+    steps = pd.DataFrame({"edits": [0, *edits["edit"]], "delta": [0.0, *edits["delta_after"]]})
+    steps["perplexity"] = [checkpoints.set_index("edits")["perplexity"][0], *edits["perplexity"]]
+    measured = checkpoints.drop(columns=["delta", "perplexity", "texts"], errors="ignore")
+    return steps.merge(measured, on="edits", how="left")
+
+
+def survival(runs: pd.DataFrame) -> pd.DataFrame:
+    """Kaplan-Meier curves: per rule the share of runs not collapsed after n edits, with its 95 % interval.
+
+    `runs` has one row per run: `rule`, `collapse` (the edit, NaN for none) and `edits` (the length of the run).
+    """
+    curves = []
+    for rule, here in runs.groupby("rule", sort=False):
+        times = CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
+        estimate = ecdf(times).sf
+        with warnings.catch_warnings(
+            action="ignore", category=RuntimeWarning
+        ):  # no interval where none, or all, collapse
+            ends = estimate.confidence_interval(method="log-log")
+        points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
+        columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
+        curves.append(pd.DataFrame(columns).assign(rule=rule))
+    return pd.concat(curves, ignore_index=True)

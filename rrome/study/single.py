@@ -1,4 +1,4 @@
-"""The single-edit study: every fact edited alone, measured one way, one row per fact and rule."""
+"""The single-edit study: every fact edited alone and measured, one row per fact and rule."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +17,11 @@ from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row,
 from ..store.disk import digest
 from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
-from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from .draw import probe
 
 N_TEST_PREFIXES = 4
-Rows = dict[str, dict[str, Any]]  # what is known of one fact's edits, by rule
+Rows = dict[str, dict[str, Any]]  # the rows of one fact, by rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +30,12 @@ class Measures:
 
     generated: Sequence[str | Rule] = NAMED_RULES  # rules whose edited models (and the unedited one) generate text
     n_generated: int = 50  # tokens after each generation prompt; 0: none
-    test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested behind each of them
+    test_prefixes: Sequence[str] = ()  # templates "text. {}": the rewrite prompt is also tested in each
     probe: str | None = None  # running text; every edited model's perplexity on it is measured
 
     def __post_init__(self):
         object.__setattr__(self, "generated", [rule_named(rule)[0] for rule in self.generated])
-        for template in self.test_prefixes:
-            check_templates([template])
+        check_templates(self.test_prefixes)
 
     @classmethod
     def standard(cls, editor: Editor, **settings: Any) -> "Measures":
@@ -61,14 +59,13 @@ def single_edits(
 ) -> pd.DataFrame:
     """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
 
-    Every row is appended to the journal `path` as it is made, and a rerun goes on where it stopped. `path` None: a file in
-    `within` (None: the cache) found by a digest of all settings, `about` (how the facts were drawn, say) among them. v_e is
-    searched once per fact, for `at_once` facts in one batch (None: `facts_at_once`), and all edited models of a fact are
-    measured in one batch. Entropy and GE are missing for rules that are not among `measures.generated`. The settings stand
-    in the table's `attrs`. Raises RromeError for a `path` with other settings.
+    Every row is appended to the journal `path`, and a rerun goes on where it stopped. `path` None: a file in `within`
+    (None: the cache) found by a digest of all settings, `about` (how the facts were drawn, say) among them. v_e is searched
+    for `at_once` facts in one batch (None: `facts_at_once`). Entropy and GE are missing for rules that are not among
+    `measures.generated`. The table's `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
     measures, chosen = measures or Measures(), dict(map(rule_named, rules))
-    check_prompts(editor.model, facts)
+    check_prompts(editor.model, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
     def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
@@ -82,17 +79,17 @@ def single_edits(
 
 
 def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
-    """The caller's choices that determine the numbers of a single-edit study, as JSON, for its journal's first line."""
+    """The settings of a single-edit study that the caller chose, as JSON, for its journal's first line."""
     return {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
 
 
 def facts_at_once(device: torch.device) -> int:
-    """How many facts to search in one batch: on a CPU they only share the cost of small operations."""
+    """How many facts to search in one batch; a CPU gains little by more."""
     return 4 if device.type == "cpu" else 8
 
 
 def search_lengths(model: Model, facts: Sequence[Fact]) -> list[int]:
-    """Tokens of each fact that every evaluation of its search reads: facts of one length share a batch without padding."""
+    """How many tokens each evaluation of a fact's search reads; facts of one length share a batch without padding."""
     rows = [read_row(model, fact, target=fact.target_new) for fact in facts]
     return [len(row.ids) - row.subject for row in rows]
 
@@ -106,10 +103,9 @@ def record_edits(
     at_once: int,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The study's table: `make` is given the facts' numbers in batches, and each fact's rows are kept as they come.
+    """The study's table: `make` takes batches of fact numbers and yields (number, rows), in any order, for the journal.
 
-    Batches hold facts of like `lengths` and do not depend on what is already there, so that a search made again is the
-    same to the last bit. Facts may come in any order and from anywhere; only this process writes the journal at `path`.
+    Batches hold facts of like `lengths`, whatever is done already, so that a search made again is the same to the last bit.
     """
     wanted = ["unedited", *settings["rules"]]
     in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])
@@ -117,10 +113,9 @@ def record_edits(
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
         missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in in_order}
-        wanting = [batch for batch in batches if any(missing[n] for n in batch)]
-        there = sum(not rules for rules in missing.values())
-        with bar(total=len(lengths), initial=there, desc="edits", unit="fact", show=progress) as shown:
-            for number, rows in make(wanting):
+        complete = sum(not rules for rules in missing.values())
+        with bar(total=len(lengths), initial=complete, desc="edits", unit="fact", show=progress) as shown:
+            for number, rows in make([batch for batch in batches if any(missing[n] for n in batch)]):
                 for rule in missing[number]:
                     journal.append({"fact": number, "rule": rule, **rows[rule]})
                 shown.update(bool(missing[number]))
@@ -130,7 +125,7 @@ def record_edits(
 def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
     """The table of a study on disk as far as it has come, without a model.
 
-    `path` is a journal, or a folder in which the one study with the `known` settings is found. RromeError where there is none.
+    `path` is a journal, or a folder that holds one study with the `known` settings. RromeError where there is none.
     """
     path = Path(path)
     settings, rows = read_journal(find_study("single_edits", path, **known) if path.is_dir() else path)
@@ -145,7 +140,7 @@ def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.Da
 
 
 def study_settings(editor: Editor) -> dict[str, Any]:
-    """The editor's settings that determine the numbers of a study, as JSON, for the first line of its journal."""
+    """The settings of an editor and its model, as JSON, for a journal's first line."""
     dtype = str(editor.model.site.weight.dtype).removeprefix("torch.")
     return {"model_name": editor.model.name, "dtype": dtype} | editor.settings
 
@@ -155,79 +150,65 @@ def measured_edits(
 ) -> Iterator[Rows]:
     """Each fact's row per rule, "unedited" first; v_e is searched for all these facts in one batch."""
     for solution in editor.solve_all(facts):
-        yield _one_fact(solution, rules, measures)
+        yield _fact_rows(solution, rules, measures)
 
 
-def _one_fact(solution: Solution, rules: Mapping[str, Rule], measures: Measures) -> Rows:
-    """One fact's row per rule: what it is, its keys and value, its updates and what they do."""
-    editor, fact, value = solution.editor, solution.fact, solution.value
-    updates = {name: solution.update(rule) for name, rule in rules.items()}
-    every = {"unedited": None, **updates}
+def _fact_rows(solution: Solution, rules: Mapping[str, Rule], measures: Measures) -> Rows:
+    editor, fact = solution.editor, solution.fact
+    updates = {"unedited": None, **{name: solution.update(rule) for name, rule in rules.items()}}
     prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
-    pairs = fact_probabilities(editor.model, fact, every, prefixed)
-    generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
-    texts = _texts(editor, fact, {rule: every[rule] for rule in generating}, measures.n_generated)
-    if measures.probe is not None:
-        numbers = row_perplexities(editor.model, measures.probe, list(every.values()))
-        for rule, number in zip(every, numbers, strict=True):
-            texts.setdefault(rule, {})["perplexity"] = number
-    about = _about(editor, fact, solution.keys) | {"probability": value.probability, "steps": value.steps}
+    pairs = fact_probabilities(editor.model, fact, updates, prefixed)
     weight_norm = editor.model.site.weight.norm().item()
-    return {
-        rule: about
-        | _size(update, weight_norm)
-        | fact_metrics(pairs[rule])
-        | {"pairs": pairs[rule]}
-        | texts.get(rule, {})
-        for rule, update in every.items()
+    about = _about(solution)
+    rows = {
+        name: about | _size(update, weight_norm) | fact_metrics(pairs[name]) | {"pairs": pairs[name]}
+        for name, update in updates.items()
     }
+    generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
+    for rule, texts in _texts(editor, fact, {rule: updates[rule] for rule in generating}, measures.n_generated).items():
+        rows[rule] |= texts
+    if measures.probe is not None:
+        numbers = row_perplexities(editor.model, measures.probe, list(updates.values()))
+        for row, number in zip(rows.values(), numbers, strict=True):
+            row["perplexity"] = number
+    return rows
 
 
-def _about(editor: Editor, fact: Fact, keys: Keys) -> dict[str, Any]:
-    """What a row says of its fact and keys, the same under every rule."""
+def _about(solution: Solution) -> dict[str, Any]:
+    """What is the same under every rule: fact, keys and value."""
+    editor, fact, keys, value = solution.editor, solution.fact, solution.keys, solution.value
+    names = ("case_id", "subject", "prompt", "target_new", "target_true", "relation")
+    amplification = preflight(keys, editor.second_moment).amplification
     return {
-        "case_id": fact.case_id,
-        "subject": fact.subject,
-        "prompt": fact.prompt,
-        "target_new": fact.target_new,
-        "target_true": fact.target_true,
-        "relation": fact.relation,
+        **{name: getattr(fact, name) for name in names},
         "position": subject_position(editor.model, fact),
         "layer": editor.model.layer,
         "cosine": keys.cosine,
         "norm_average": keys.average.norm().item(),
         "norm_original": keys.original.norm().item(),
-    } | {f"amplification_{rule}": size for rule, size in preflight(keys, editor.second_moment).amplification.items()}
+        **{f"amplification_{rule}": size for rule, size in amplification.items()},
+        "probability": value.probability,
+        "steps": value.steps,
+    }
 
 
 def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float | None]:
+    names = ("delta", "delta_frobenius", "delta_relative", "denominator")
     if update is None:
-        return dict.fromkeys(("delta", "delta_frobenius", "delta_relative", "denominator"))
-    relative = update.norm / weight_norm
-    return {
-        "delta": update.size,
-        "delta_frobenius": update.norm,
-        "delta_relative": relative,
-        "denominator": update.denominator,
-    }
+        return dict.fromkeys(names)
+    return dict(zip(names, (update.size, update.norm, update.norm / weight_norm, update.denominator), strict=True))
 
 
-def _texts(
-    editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int
-) -> dict[str, dict[str, Any]]:
+def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int) -> Rows:
     """Entropy, GE and the first generated text per update, over the fact's generation prompts (none: nothing)."""
-    prompts = fact.generation
-    if not prompts or not n_tokens:
+    if not fact.generation or not n_tokens:
         return {}
-    rows = [(rule, prompt) for rule in updates for prompt in prompts]
-    with rowwise(editor.model, [updates[rule] for rule, _ in rows]):
-        texts = generate(editor.model, [prompt for _, prompt in rows], n_tokens, seed=editor.seed)
-    generated = {rule: texts[n * len(prompts) : (n + 1) * len(prompts)] for n, rule in enumerate(updates)}
-    return {
-        rule: {
-            "entropy": mean([normalised_entropy(text) for text in generated[rule]]),
-            "GE": 100 * mean([ngram_entropy(text) for text in generated[rule]]),
-            "text": generated[rule][0],
-        }
-        for rule in updates
-    }
+    n = len(fact.generation)
+    with rowwise(editor.model, [update for update in updates.values() for _ in range(n)]):
+        texts = generate(editor.model, fact.generation * len(updates), n_tokens, seed=editor.seed)
+    rows = {}
+    for number, rule in enumerate(updates):
+        own = texts[number * n : (number + 1) * n]
+        entropy, ge = (mean(list(map(measure, own))) for measure in (normalised_entropy, ngram_entropy))
+        rows[rule] = {"entropy": entropy, "GE": 100 * ge, "text": own[0]}
+    return rows

@@ -1,7 +1,7 @@
-"""From statements that can be measured to a verdict on a claim, and to the page that tells all of them.
+"""From measured statements to the verdict on a claim, and the page of all verdicts.
 
-A statement about a number with an interval holds when the whole interval is on its side of the threshold, fails when the
-whole interval is on the other side, and is undecided when the threshold lies inside. The verdict follows:
+A statement about a number holds or fails when the number's whole interval is on one side of the threshold. It is undecided
+when the threshold lies inside the interval. The verdict follows:
 
     reproduced   all hold              not reproduced      none holds and one fails
     partly       some hold             undecided           none holds, none fails: too few facts
@@ -32,14 +32,14 @@ class Statement:
     holds: bool | None
 
 
-def beyond(found: tuple[float, float, float], threshold: float) -> bool | None:
+def beyond(found: Sequence[float], threshold: float) -> bool | None:
     """Whether a (value, low, high) is above a threshold with its whole interval; None when it lies inside."""
     _, low, high = found
     return True if low > threshold else False if high < threshold else None
 
 
-def below(found: tuple[float, float, float], threshold: float) -> bool | None:
-    """Whether it is below, likewise."""
+def below(found: Sequence[float], threshold: float) -> bool | None:
+    """Whether a (value, low, high) is below a threshold with its whole interval; None when it lies inside."""
     above = beyond(found, threshold)
     return None if above is None else not above
 
@@ -56,25 +56,20 @@ def verdict(statements: Sequence[Statement]) -> str:
     return "not reproduced" if False in outcomes else "undecided"
 
 
-def text(found: tuple[float, float, float], form: str = ".1f") -> str:
-    """A (value, low, high) for a person: value [low, high]."""
+def text(found: Sequence[float], form: str = ".1f") -> str:
+    """A (value, low, high) written as "value [low, high]"."""
     value, low, high = (format(number, form) for number in found)
     return f"{value} [{low}, {high}]"
 
 
 def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
-    """One row per claim (its words, what was published, the verdict) and statement (what must be so, found, outcome).
-
-    A claim without statements has one row, with empty ones.
-    """
+    """One row per claim and statement; a claim without statements has one row."""
     rows = []
     for name, about in read_yaml("claims.yaml").items():
         row = {"id": name, "claim": about["claim"], "published": about["published"], "status": STATUS[about["status"]]}
         row |= {"verdict": verdict(statements[name]), "evidence": " ".join(about["evidence"])}
-        parts = [
-            {"statement": part.says, "found": part.found, "outcome": SIGNS[part.holds]} for part in statements[name]
-        ]
-        rows += [row | part for part in parts or [dict.fromkeys(("statement", "found", "outcome"), "")]]
+        parts = [(part.says, part.found, SIGNS[part.holds]) for part in statements[name]] or [("", "", "")]
+        rows += [row | dict(zip(("statement", "found", "outcome"), part, strict=True)) for part in parts]
     return pd.DataFrame(rows)
 
 

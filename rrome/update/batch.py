@@ -1,13 +1,13 @@
-"""A batch of prompts for the search of delta, with all that delta cannot change computed once.
+"""The prompts of a search of delta as one batch, with all that delta does not change computed once.
 
-    R      rows: each fact's N rewrite prompts, each followed by the target, and the row of its "{subject} is a", which is
-           left out where the bare prompt begins with the same tokens
-    P, S   columns before, and from, the subject's last token; rows are aligned on it, so it is column P everywhere
-    M      logit positions: the rows and columns whose next-token distribution the loss reads
+    R      rows: each fact's N rewrite prompts with the target after them, and its "{subject} is a", which is left out
+           where the bare prompt begins with the same tokens
+    P, S   columns before, and from, the subject's last token, which is aligned to column P in every row
+    M      logit positions: the (row, column) whose next-token distribution the loss reads
 
-Constant are the columns before P, kept as attention keys and values, and everything up to the output of W of l*. Where
-block l* adds that output to the residual stream as it is, only the blocks above l* are run, on S columns; families that
-normalise after the MLP run block l* as well. Logits are computed at these positions alone.
+Delta does not change the KV cache of the columns before P, nor anything below the output of W of l*. Where block l* adds
+that output to the residual stream as it is, only the blocks above run, on S columns; families that normalise after the MLP
+run block l* as well.
 """
 
 from collections.abc import Sequence
@@ -38,10 +38,9 @@ from .keys import Keys
 
 @dataclass(frozen=True, eq=False)
 class LogitPositions:
-    """Where next-token distributions count: row, column from P on, and whose fact, (M + B,) each.
+    """`row`, `column` from P on, and `fact` of each logit position, (M + B,): M of targets, then B of the KL term.
 
-    First the M target tokens, with `label` and `weight` (M,) in the mean over a target's tokens and then over rows; last
-    the B positions of the KL term.
+    `label` (M,) are the target tokens, `weight` (M,) their weights in the mean over a target's tokens, then over rows.
     """
 
     row: torch.Tensor
@@ -53,10 +52,10 @@ class LogitPositions:
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """What stays the same while the deltas of B facts are searched; `owner` (R,) says whose a row is.
+    """What stays the same while the deltas of B facts are searched; `owner` (R,) is the number of each row's fact.
 
-    `ids` (R, S) and `mask` (R, P + S) are the aligned rows, `hidden` (R, S, d) enters block `first`, `cache` holds
-    attention keys and values of the first P columns.
+    `ids` (R, S) and `mask` (R, P + S) are the aligned rows, `hidden` (R, S, d) is the input of block `first`, `cache` the
+    KV cache of the first P columns, per layer.
     """
 
     model: Model
@@ -75,11 +74,8 @@ class Frozen:
 
         A delta is added to the output of W in column P of all rows of its fact.
         """
-        model, logit_positions, delta = (
-            self.model,
-            self.logit_positions,
-            torch.stack(list(deltas))[self.owner, None],
-        )  # (R, 1, d_v)
+        model, logit_positions = self.model, self.logit_positions
+        delta = torch.stack(list(deltas))[self.owner, None]  # (R, 1, d_v)
 
         def add(stream):  # (R, S, d_v)
             return torch.cat([stream[:, :1] + delta.to(stream.dtype), stream[:, 1:]], dim=1)
@@ -88,7 +84,7 @@ class Frozen:
         above = self.first > model.layer
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
-            output_changed(model.site, lambda _key, value: add(value)),  # not called when only blocks above run
+            output_changed(model.site, lambda _key, value: add(value)),  # unused when only blocks above run
             last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
             logits_at(model, where),
             attending_to(model, self.cache) as earlier,
@@ -102,22 +98,22 @@ class Frozen:
         targets, current = logits.float().split([len(logit_positions.label), len(deltas)])  # (M, V), (B, V)
         nll = logit_positions.weight * cross_entropy(targets, logit_positions.label, reduction="none")
         whose = logit_positions.fact[: len(nll)]
-        return torch.zeros(len(deltas), device=nll.device).index_add(0, whose, nll), current.log_softmax(-1)
+        return nll.new_zeros(len(deltas)).index_add(0, whose, nll), current.log_softmax(-1)
 
     def only(self, facts: Sequence[int]) -> "Frozen":
-        """The same for these of the facts alone, numbered anew."""
-        kept = torch.tensor(facts, device=self.owner.device)  # ascending
-        rows, at = torch.isin(self.owner, kept), torch.isin(self.logit_positions.fact, kept)
+        """The same for some of the facts, given by their numbers in ascending order and renumbered from 0."""
+        chosen = torch.tensor(facts, device=self.owner.device)
+        rows, at = torch.isin(self.owner, chosen), torch.isin(self.logit_positions.fact, chosen)
         logit_positions, of_target = self.logit_positions, at[: len(self.logit_positions.label)]
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in ("ids", "mask", "positions", "hidden")},
-            owner=torch.searchsorted(kept, self.owner[rows]),
+            owner=torch.searchsorted(chosen, self.owner[rows]),
             cache=[(keys[rows], values[rows]) for keys, values in self.cache],
             logit_positions=LogitPositions(
                 row=(rows.cumsum(0) - 1)[logit_positions.row[at]],
                 column=logit_positions.column[at],
-                fact=torch.searchsorted(kept, logit_positions.fact[at]),
+                fact=torch.searchsorted(chosen, logit_positions.fact[at]),
                 label=logit_positions.label[of_target],
                 weight=logit_positions.weight[of_target],
             ),
@@ -128,7 +124,7 @@ class Frozen:
 def freeze(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
 ) -> tuple[Frozen, list[Keys], torch.Tensor]:
-    """Read the prompts of all facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v)."""
+    """Read the prompts of B facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v)."""
     rows, owner, logit_positions = _rows(model, facts, templates, leading)
     ids, mask, before = _align(rows, model.tokenizer.pad_token_id, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (R, P + S)
@@ -156,34 +152,32 @@ def freeze(
 def _rows(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None
 ) -> tuple[list[Row], list[int], LogitPositions]:
-    """The rows of all facts, whose they are, and the logit positions."""
+    """The rows of all facts, the number of each row's fact, and the logit positions."""
     rows: list[Row] = []
     owner: list[int] = []
-    targets, stays = [], []
+    of_targets: list[tuple[int, int, int]] = []  # (row, column, fact)
+    of_kl: list[tuple[int, int, int]] = []
+    labels: list[int] = []
+    weights: list[float] = []
     for number, fact in enumerate(facts):
         start = len(rows)
         for template in templates:
             row = read_row(model, fact, template, target=fact.target_new, leading=leading)
-            for back in range(row.n_target, 0, -1):
-                column, weight = len(row.ids) - back - 1 - row.subject, 1 / row.n_target / len(templates)
-                targets.append((len(rows), column, number, row.ids[-back], weight))
+            last = len(row.ids) - 1 - row.subject  # the column of the last target token, which is not read
+            of_targets += [(len(rows), column, number) for column in range(last - row.n_target, last)]
+            labels += row.ids[-row.n_target :]
+            weights += [1 / row.n_target / len(templates)] * row.n_target
             rows.append(row)
-        subject_is = read_subject_is(model, fact, leading)
-        bare = rows[start]
-        says_more = (
-            len(bare.ids) - bare.n_target > bare.subject + 1
-        )  # else the target and the KL term would share a position
-        shared = says_more and _upto_subject(subject_is) == _upto_subject(bare)
-        stays.append((start if shared else len(rows), 0, number))
+        bare, subject_is = rows[start], read_subject_is(model, fact, leading)
+        first_target_at_subject = len(bare.ids) - bare.n_target == bare.subject + 1  # the position of the KL term
+        shared = not first_target_at_subject and _upto_subject(subject_is) == _upto_subject(bare)
+        of_kl.append((start if shared else len(rows), 0, number))
         rows += [] if shared else [subject_is]
         owner += [number] * (len(rows) - start)
-    *where, labels, weights = zip(*targets, strict=True)
-    where = [(*ours, *last) for ours, last in zip(where, zip(*stays, strict=True), strict=True)]
-    return (
-        rows,
-        owner,
-        LogitPositions(*(torch.tensor(column, device=model.device) for column in (*where, labels, weights))),
-    )
+    columns = [*zip(*of_targets, *of_kl, strict=True), labels]
+    at_row, at_column, of_fact, label = (torch.tensor(numbers, device=model.device) for numbers in columns)
+    weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
+    return rows, owner, LogitPositions(at_row, at_column, of_fact, label, weight)
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:
@@ -191,13 +185,13 @@ def _upto_subject(row: Row) -> tuple[int, ...]:
 
 
 def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Rows as (ids, mask), both (R, P + S), padded on both sides so that every subject's last token is in column P."""
+    """(ids, mask, P) of the rows, (R, P + S) both, padded on both sides: each subject's last token is in column P."""
     before = max(row.subject for row in rows)
-    seen = [row.ids[:-1] if row.n_target else _upto_subject(row) for row in rows]  # what the model must read
-    after = max(len(tokens) - row.subject for tokens, row in zip(seen, rows, strict=True))
+    read = [row.ids[:-1] if row.n_target else _upto_subject(row) for row in rows]
+    after = max(len(tokens) - row.subject for tokens, row in zip(read, rows, strict=True))
     ids = torch.full((len(rows), before + after), pad)
     mask = torch.zeros_like(ids)
-    for n, (tokens, row) in enumerate(zip(seen, rows, strict=True)):
+    for n, (tokens, row) in enumerate(zip(read, rows, strict=True)):
         start = before - row.subject
         ids[n, start : start + len(tokens)] = torch.tensor(tokens)
         mask[n, start : start + len(tokens)] = 1
@@ -205,12 +199,12 @@ def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.T
 
 
 def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> bool:
-    """Whether block l* adds W's output to the residual stream as it is: doubling that output then adds it once more.
+    """Whether block l* adds the output of W to the residual stream as it is, so that doubling it adds it once more.
 
-    Asked of the first row alone, (1, P + S), and of no block but l*.
+    Only block l* is run, on the `first` row, (1, P + S).
     """
-    passing_by = blocks_from(model, model.layer, seen.entering[:1], seen.as_tuple)
-    with passing_by, output_changed(model.site, lambda _key, value: 2 * value):
+    at_l = blocks_from(model, model.layer, seen.entering[:1], seen.as_tuple)
+    with at_l, output_changed(model.site, lambda _key, value: 2 * value):
         twice = through_block(model, **first)
     value = seen.value[:1].float()
     added = (twice.leaving - seen.leaving[:1]).float() - value
@@ -218,9 +212,9 @@ def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> 
 
 
 def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Attention keys and values of the first P columns in every layer, (R, heads, P, d_head), zero where padded.
+    """Keys and values of the first P columns in every layer, (R, heads, P, d_head), zero where padded.
 
-    Those up to l* are in `cache`; above it, only these columns are run, and no further than the last block needs.
+    Those up to l* are in `cache`; above it, only these columns are run, up to the last block.
     """
     before = read["input_ids"].shape[1]
     if not before:
@@ -233,7 +227,7 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
     real = read["attention_mask"][:, None, :, None].bool()
     layers: list[Any] = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
 
-    def kept(states: torch.Tensor) -> torch.Tensor:
+    def cached(states: torch.Tensor) -> torch.Tensor:
         return torch.where(real.to(states.device), states[:, :, :before], 0)
 
-    return [(kept(layer.keys), kept(layer.values)) for layer in layers]
+    return [(cached(layer.keys), cached(layer.values)) for layer in layers]

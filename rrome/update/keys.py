@@ -1,10 +1,10 @@
-"""Keys: what W reads at the subject's last token.
+"""Keys: the input of W at the subject's last token.
 
     k(x)    (d_k,)  input of W at position i of prompt x
     k_e     (d_k,)  mean of k(x) over all templates: the averaged key
     k_e^o   (d_k,)  k of the bare prompt alone: the original key
 
-Keys at l* depend only on what lies below W of l*, so editing that W never changes them.
+Keys at l* depend only on the weights below W of l*, so editing that W does not change them.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ from ..model.tokens import BATCH_TOKENS, Row, batches, pad_right, read_row
 from ..store.disk import RromeError
 from ..store.progress import bar
 
-APART_TOKENS = 512  # the same behind a beginning that is read for itself: small, so that few of them are padding
-PASS = 64  # tokens that take as long to compute as one more forward pass does besides
+SHARED_START_TOKENS = 512  # padded tokens in one forward pass after a shared start, which needs little padding
+PASS = 64  # the fixed cost of a forward pass, in tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,54 +57,53 @@ def capture_inputs(model: Model, ids: torch.Tensor) -> torch.Tensor:
 
 
 def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False) -> torch.Tensor:
-    """k at the subject's last token of each row, (N, d_k), in few batches; what is read up to there is read once.
+    """k at the subject's last token of each row, (N, d_k), in few batches.
 
-    So is a beginning that many rows share, as all facts do behind one prefix: the others attend to its states.
+    A start that many rows share, such as a prefix, is computed once: the rest of each row attends to its KV cache.
     """
     reads = [row.ids[: row.subject + 1] for row in rows]
+    groups = _by_shared_start(reads)
     work = [
         (start, batch)
-        for start, members in _by_beginning(reads).items()
-        for batch in batches([read[len(start) :] for read in members], len, APART_TOKENS if start else BATCH_TOKENS)
+        for start, rests in groups.items()
+        for batch in batches(rests, len, SHARED_START_TOKENS if start else BATCH_TOKENS)
     ]
     found: dict[tuple[int, ...], torch.Tensor] = {}
     for start, batch in bar(work, desc="keys", unit="batch", show=progress):
-        inputs = _inputs_behind(model, start, batch)  # (B, T, d_k)
+        inputs = _inputs_after(model, start, batch)  # (B, T, d_k)
         found |= {start + rest: inputs[number, len(rest) - 1].clone() for number, rest in enumerate(batch)}
     return torch.stack([found[read] for read in reads])
 
 
-def _by_beginning(reads: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Distinct reads, longest first, by the beginning that saves most when it is read once; () where none is worth it."""
+def _by_shared_start(reads: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """The rests of distinct reads, longest read first, by the start whose sharing saves most tokens; () where none does."""
     distinct = sorted(set(reads), key=lambda read: (-len(read), read))
     shared = Counter(read[:end] for read in distinct for end in range(1, len(read)))
     groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for read in distinct:
-        saved = [0.0] + [end - (end + PASS) / shared[read[:end]] for end in range(1, len(read))]  # tokens, per read
-        groups.setdefault(read[: saved.index(max(saved))], []).append(read)
+        saved = [0.0] + [end - (end + PASS) / shared[read[:end]] for end in range(1, len(read))]
+        end = saved.index(max(saved))
+        groups.setdefault(read[:end], []).append(read[end:])
     return groups
 
 
-def _inputs_behind(model: Model, start: tuple[int, ...], rests: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    """The inputs of W for tokens that each stand behind the same P tokens `start`: keys (B, T, d_k), float32."""
+def _inputs_after(model: Model, start: tuple[int, ...], rests: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """The inputs of W for rows of tokens after the same P tokens `start`: keys (B, T, d_k), float32."""
     ids = pad_right(rests, model.tokenizer.pad_token_id, model.device)  # (B, T)
     if not start:
         return capture_inputs(model, ids)
     cache, site = DynamicCache(), model.site.module
     input_of(model, site, input_ids=torch.tensor([start], device=model.device), past_key_values=cache)
     lower: list[Any] = cache.layers[: model.layer + 1]
-    kept = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
-    columns = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
-    with attending_to(model, kept) as earlier:
-        inputs = input_of(
-            model,
-            site,
-            input_ids=ids,
-            attention_mask=torch.ones_like(columns),
-            position_ids=columns[:, len(start) :],
-            past_key_values=earlier,
-        )
-    return inputs.float()
+    cached = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
+    positions = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(positions),
+        "position_ids": positions[:, len(start) :],
+    }
+    with attending_to(model, cached) as kv_cache:
+        return input_of(model, site, **inputs, past_key_values=kv_cache).float()
 
 
 def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str | None = None) -> Keys:
@@ -125,7 +124,6 @@ def facts_keys(
     every = row_keys(model, rows, progress=progress).split(len(templates)) if rows else []  # (N, d_k) each
     for fact, keys in zip(facts, every, strict=True):
         if not keys.isfinite().all():
-            raise RromeError(
-                f"the keys of {fact.rewrite!r} hold NaN or infinity at layer {model.layer}: check the model's weights"
-            )
+            where = f"at layer {model.layer}: check the model's weights"
+            raise RromeError(f"the keys of {fact.rewrite!r} hold NaN or infinity {where}")
     return [Keys(keys) for keys in every]

@@ -1,4 +1,4 @@
-"""The rule of an edit: which key is the direction, the denominator and the residual key, and the rank-one update that follows.
+"""The rule of an edit, which chooses direction, denominator and residual key, and its rank-one update.
 
 u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
 
@@ -31,7 +31,7 @@ Which = Literal["average", "original"]
 class Rule:
     """Which key is the direction, which the denominator, which the residual key.
 
-    A rule of your own is a frozen dataclass that inherits from this one and has `choose`. Its repr is its name in records.
+    Inherit from it in a frozen dataclass that has `choose` for a rule of your own; its repr is its name in records.
     """
 
     @property
@@ -80,12 +80,8 @@ class KeyChoice(Rule):
 
 PAPER = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}  # the paper's names, by initials
 NAMED_RULES = tuple(PAPER.values())
-CHOICES = {
-    choice.initials: choice for choice in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))
-}
-RULES = {
-    CHOICES[each].name: CHOICES[each] for each in dict.fromkeys([*PAPER, *CHOICES])
-}  # all eight, the paper's first
+_ALL = {rule.initials: rule for rule in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))}
+RULES = {rule.name: rule for rule in ({each: _ALL[each] for each in PAPER} | _ALL).values()}  # the paper's first
 
 
 def rule_named(rule: str | Rule) -> tuple[str, Rule]:
@@ -99,10 +95,9 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
 
 @dataclass(frozen=True, eq=False)
 class RankOneUpdate:
-    """Delta = left right^T, kept factored: `left` (d_v,), `right` (d_k,), float32.
+    """Delta = left right^T as factors, `left` (d_v,) and `right` (d_k,), float32.
 
-    `denominator` is u . k_d before division and `cosine` that of the angle between k_e and k_e^o; `fact` is what the
-    update was made for, where that is known.
+    `denominator` is u . k_d, `cosine` that of the angle between k_e and k_e^o, `fact` the fact where it is known.
     """
 
     left: torch.Tensor
@@ -138,7 +133,7 @@ class RankOneUpdate:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What is known of the update besides its factors, as JSON."""
+        """Rule, subject, denominator, cosine and fact, as JSON."""
         known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine")}
         return known | {"fact": self.fact and self.fact.to_record()}
 
@@ -169,7 +164,7 @@ class RankOneUpdate:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known of an edit before v_e is searched, from the keys alone.
+    """What the keys alone tell of an edit, before v_e is searched.
 
     `cosine` of k_e and k_e^o, their norms, and per rule the denominator u . k_d and the amplification
     ||u|| / |u . k_d|: ||Delta||_F is the amplification times the length of the residual.
@@ -209,9 +204,8 @@ def rank_one_update(
     u = second_moment.solve(k_u)  # (d_k,), float64
     denominator = u @ k_d.cpu().double()
     if not denominator.isfinite() or denominator == 0:
-        raise RromeError(
-            f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}: the update is undefined"
-        )
+        what = f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}"
+        raise RromeError(f"{what}: the update is undefined")
     residual = value.target - site.value(k_r)  # (d_v,)
     right = (u / denominator).float().to(residual.device)  # (d_k,)
     return RankOneUpdate(residual, right, name, subject, denominator.item(), keys.cosine)

@@ -1,10 +1,11 @@
-"""C_0 = E[k k^T]: what the keys of ordinary text look like at the edit site.
+"""C_0 = E[k k^T]: the second moment of the keys of ordinary text at the edit site.
 
     K   (n, d_k)    keys of n tokens of text          C_0 = K^T K / n   (d_k, d_k), uncentred
 
-Accumulated and factored in float64, solved by Cholesky, kept on disk under a name that says what it came from.
+It is accumulated and factored in float64, solved by Cholesky, and cached on disk.
 """
 
+import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from ..store.disk import RromeError, atomic, cache_dir, digest, file_sha256
 from ..store.progress import bar
 from .keys import capture_inputs
 
-WINDOW = 512  # tokens a text is cut into (fewer where the model reads fewer); each window starts at position 0
+WINDOW = 512  # tokens of text in one input, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,30 +39,25 @@ class SecondMoment:
     cholesky: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self):
-        d_k = self.matrix.shape[0]
-        if self.count < d_k:
-            raise RromeError(
-                f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {self.count}: give more text"
-            )
+        _check_count(self.count, len(self.matrix))
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
         if failed or not factor.isfinite().all():
-            raise RromeError(
-                f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens): give more text"
-            )
+            what = f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens)"
+            raise RromeError(f"{what}: give more text")
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
-        """C_0^-1 k for a key (d_k,) or several (N, d_k), by Cholesky, in float64 on the CPU (some accelerators have none)."""
+        """C_0^-1 k for a key (d_k,) or several (N, d_k), in float64 on the CPU."""
         columns = key.to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
         return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
 
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model's layer, as the layers below it are now."""
         if (self.fingerprint, self.layer) != (model.state, model.layer):
+            remedy = "call second_moment(model, texts) for it, or revert what was edited in a layer below"
             raise RromeError(
                 f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
-                f"({model.state}), layer {model.layer}: call second_moment(model, texts) for it, or revert what was edited in "
-                "a layer below"
+                f"({model.state}), layer {model.layer}: {remedy}"
             )
 
 
@@ -99,10 +95,7 @@ def second_moment(
 def second_moment_from(
     model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000, *, progress: bool | None = None
 ) -> SecondMoment:
-    """C_0 from what a notebook's `c0_text` names: a statistics file of the original code (.npz), else a text (`named_texts`).
-
-    `n_tokens` is for texts; a statistics file brings its own count. Raises RromeError as the three functions do.
-    """
+    """C_0 from `n_tokens` tokens of a text (see `named_texts`) or a statistics file (.npz, see `read_second_moment`)."""
     if Path(source).suffix == ".npz":
         return read_second_moment(model, source)
     return second_moment(model, named_texts(source, n_tokens), n_tokens, progress=progress)
@@ -117,9 +110,8 @@ def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
     path, site = Path(path), model.site
     named = path.name.split("_float")[0]
     if named != path.name and named != site.path:
-        raise RromeError(
-            f"{path.name} is of {named}, the model is edited at {site.path}: take its file, or another layer"
-        )
+        remedy = "take its file, or another layer"
+        raise RromeError(f"{path.name} is of {named}, the model is edited at {site.path}: {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
             total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
@@ -127,38 +119,36 @@ def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
         raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
     d_k = site.weight.shape[1]
     if tuple(total.shape) != (d_k, d_k):
-        raise RromeError(
-            f"{path} holds a matrix {tuple(total.shape)}, W of {model.name} reads keys of {d_k}: another model"
-        )
+        read = f"W of {model.name} reads keys of {d_k}"
+        raise RromeError(f"{path} holds a matrix {tuple(total.shape)}, {read}: another model")
     if count < 1 or not torch.allclose(total, total.T, rtol=1e-3, atol=1e-3 * total.abs().max().item()):
         raise RromeError(f"{path} holds no second moment: {count} tokens, or a matrix that is not symmetric")
     key = f"{path.stem}-{file_sha256(path)[:16]}"
     return SecondMoment((total + total.T) / (2 * count), count, model.fingerprint, model.layer, key)
 
 
+def _check_count(count: int, d_k: int) -> None:
+    if count < d_k:
+        remedy = "give more text or raise n_tokens"
+        raise RromeError(f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {count}: {remedy}")
+
+
 def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[list[int]]:
-    """The texts as token windows of at most WINDOW tokens that hold `n_tokens` together."""
-    if isinstance(texts, str):
-        texts = [texts]
-    window = min(WINDOW, model.context)
-    windows, left = [], n_tokens if n_tokens is not None else float("inf")
+    """The first `n_tokens` tokens of the texts (None: all), cut into windows of at most WINDOW tokens."""
+    texts = [texts] if isinstance(texts, str) else texts
+    size = min(WINDOW, model.context)
+    windows, left = [], sys.maxsize if n_tokens is None else n_tokens
     for text in texts:
         if left <= 0:
             break
-        ids = model.tokenizer(text, verbose=False)["input_ids"]
-        ids = ids[: int(min(len(ids), left))]
+        ids = model.tokenizer(text, verbose=False)["input_ids"][:left]
         left -= len(ids)
-        windows += [ids[start : start + window] for start in range(0, len(ids), window)]
-    held = sum(map(len, windows))
-    d_k = model.site.weight.shape[1]
-    if n_tokens is not None and held < n_tokens:
-        raise RromeError(
-            f"the text is too short: {held} tokens where n_tokens={n_tokens}; give more text or lower n_tokens"
-        )
-    if held < d_k:
-        raise RromeError(
-            f"C_0 needs at least d_k = {d_k} tokens to be invertible, got {held}: give more text or raise n_tokens"
-        )
+        windows += [ids[start : start + size] for start in range(0, len(ids), size)]
+    count = sum(map(len, windows))
+    if n_tokens is not None and count < n_tokens:
+        remedy = "give more text or lower n_tokens"
+        raise RromeError(f"the text is too short: {count} tokens where n_tokens={n_tokens}; {remedy}")
+    _check_count(count, model.site.weight.shape[1])
     return windows
 
 

@@ -1,6 +1,6 @@
-"""v_e: the value that makes the model say the new target, found by gradient descent on delta.
+"""v_e: the value at which the model predicts the new target, found by gradient descent on delta.
 
-v_0    (d_v,)  W k_e^o + b, the value that the bare prompt has now         v_e = v_0 + delta
+v_0    (d_v,)  W k_e^o + b, the value of the bare prompt                  v_e = v_0 + delta
 
 loss   = mean NLL of the target tokens over the N prompts
          + kl * KL(current || initial) of the next token at the subject's last token in "{subject} is a"
@@ -41,8 +41,7 @@ class Search:
 class Value:
     """v_e of one fact: `target` (d_v,) = `base` v_0 + `delta`, all float32.
 
-    `losses` has the total loss and `probabilities` exp(-mean NLL) of the target at every evaluation; `keys` are those
-    that the prompts of the search had.
+    `losses` has the total loss and `probabilities` exp(-mean NLL) of the target at every evaluation; `keys` are the fact's.
     """
 
     base: torch.Tensor
@@ -84,8 +83,14 @@ def find_values(
     search: Search | None = None,
     leading: str | None = None,
 ) -> list[Value]:
-    """Search v_e of each fact alone, all in one batch (which a GPU needs to be busy); equal to one search per fact."""
-    search = search or Search(**model.published)
+    """Search v_e of many facts in one batch; the result for each is that of `find_value`."""
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's settings are
+        return _search(model, facts, templates, search or Search(**model.published), leading)
+
+
+def _search(
+    model: Model, facts: Sequence[Fact], templates: Sequence[str], search: Search, leading: str | None
+) -> list[Value]:
     batch, keys, bases = freeze(model, facts, templates, leading)
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, strict=True)]
     active, initial = descents, None
@@ -126,9 +131,8 @@ class _Descent:
 
     def record(self, loss: float, nll: float) -> None:
         if not math.isfinite(loss):
-            raise RromeError(
-                f"the loss of {self.fact.rewrite!r} -> {self.fact.target_new!r} is {loss} at evaluation {len(self.losses)}"
-            )
+            edit = f"{self.fact.rewrite!r} -> {self.fact.target_new!r}"
+            raise RromeError(f"the loss of {edit} is {loss} at evaluation {len(self.losses)}")
         self.losses.append(loss)
         self.probabilities.append(math.exp(-nll))
 

@@ -1,0 +1,95 @@
+"""Inputs and settings of other people's code that must not change a number silently."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from facts_for_tests import FACTS
+
+import rrome
+from rrome import Fact, RromeError
+from rrome.store import cache_dir
+
+MEASURED = [fact for fact in FACTS if fact.target_true]
+PROMPT = "The mother tongue of Albert's uncle is the same as that of {}"
+
+
+@pytest.mark.parametrize("subject", ["Albert Einstein ", " Albert Einstein", "\tAlbert Einstein\u00a0\n"])
+def test_white_space_around_a_subject_changes_nothing(editor, subject):
+    plain, spaced = (Fact(PROMPT, text, "Japanese") for text in ("Albert Einstein", subject))
+    assert spaced == plain
+    assert torch.equal(editor.update(spaced, "r-rome").matrix(), editor.update(plain, "r-rome").matrix())
+
+
+def test_a_subject_that_ends_inside_the_target_is_refused(editor):
+    with pytest.raises(RromeError, match="subject must be a text that is not empty"):
+        Fact(PROMPT, " \u3000", "Japanese")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True},
+        {"temperature": 0.1, "top_p": 0.5},
+        {"bad_words_ids": [[5], [6], [7]]},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+@pytest.mark.parametrize("top_k", [1, 5])
+def test_a_models_own_generation_settings_change_no_text_and_are_put_back(tiny, setting, top_k):
+    expected = rrome.generate(tiny, ["The old town", "A ship"], 12, top_k=top_k)
+    own = tiny.lm.generation_config
+    before = own.to_dict()
+    try:
+        for name, value in setting.items():
+            setattr(own, name, value)
+        assert rrome.generate(tiny, ["The old town", "A ship"], 12, top_k=top_k) == expected
+        assert tiny.lm.generation_config is own and all(getattr(own, name) == value for name, value in setting.items())
+        with pytest.raises(RromeError):
+            rrome.generate(tiny, ["The old town"] * 2, 10**6, top_k=top_k)
+        assert tiny.lm.generation_config is own
+    finally:
+        for name in setting:
+            setattr(own, name, before.get(name))
+
+
+@pytest.mark.parametrize(
+    "prompt, reason", [("The town " * 200, "longer than .* reads"), ("", "empty"), (" \n", "empty")]
+)
+def test_a_generation_prompt_that_cannot_be_continued_is_refused_before_any_search(
+    editor, tmp_path, monkeypatch, prompt, reason
+):
+    monkeypatch.setattr("rrome.edit.editor.find_values", lambda *_: pytest.fail("searched"))
+    fact = replace(MEASURED[0], generation=(prompt,))
+    with pytest.raises(RromeError, match=f"{fact.subject}.*{reason}"):
+        rrome.single_edits(editor, [fact], tmp_path / "study.jsonl")
+
+
+def test_torchs_global_settings_change_no_update_and_stay(editor):
+    expected = editor.update(FACTS[0], "rome")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            made = editor.update(FACTS[0], "rome")
+            assert not torch.is_grad_enabled()
+        assert torch.equal(made.left, expected.left) and torch.equal(made.right, expected.right)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        made = editor.update(FACTS[0], "rome")
+        nll = rrome.measure.target_nll(editor.model, ["The old town"], ["river"], [made])
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(made.left, expected.left) and torch.equal(made.right, expected.right)
+    assert torch.equal(nll, rrome.measure.target_nll(editor.model, ["The old town"], ["river"], [expected]))
+
+
+def test_the_cache_folder_is_expanded_and_absolute(monkeypatch, tmp_path):
+    monkeypatch.setenv("RROME_CACHE", "~/rr")
+    assert cache_dir() == Path.home() / "rr"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RROME_CACHE", "mine")
+    assert cache_dir() == tmp_path / "mine"
