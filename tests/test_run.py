@@ -29,7 +29,7 @@ def project(tmp_path):
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell(
             "from pathlib import Path\nassert seed != 13\nprint(seed, rate, layer, profile)\n"
-            "Path(figures_dir).mkdir(exist_ok=True)\nPath(figures_dir, 'made.txt').write_text(str(seed))"
+            "Path(figures_dir).mkdir(parents=True, exist_ok=True)\nPath(figures_dir, 'made.txt').write_text(str(seed))"
         ),
     ]
     spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -88,7 +88,7 @@ def test_what_comes_once_is_priced_at_its_own_number_of_rows(tiny_llama, monkeyp
     assert floor == once / 1 + 2.5 * step / 2
     whole, above = ({rows for _, rows in products} for products in asked)
     batch = freeze(tiny_llama, FACTS[:1], PREFIXES)[0]
-    assert whole == {int(batch.mask.sum())} and above == {batch.ids.numel(), len(batch.places.row)}
+    assert whole == {int(batch.mask.sum())} and above == {batch.ids.numel(), len(batch.logit_positions.row)}
 
 
 class PeakBytes(TorchDispatchMode):
