@@ -71,10 +71,10 @@ def unfinished_path(notebook: Path, profile: str) -> Path:
 def figures_folder(root: Path, profile: str, model: str | None = None, device: str | None = None) -> Path:
     """Where a run writes its figures: `figures` under profiles laptop and long with the default model on a CPU only.
 
-    Other profiles write to build/figures/PROFILE, another model or device to build/figures/MODEL-PROFILE-DEVICE.
+    Profile smoke then writes to build/figures/smoke; all else goes to build/figures/MODEL-PROFILE-DEVICE.
     """
     kind = str(available(device)).partition(":")[0]
-    if model in (None, DEFAULT_MODEL) and kind == "cpu":
+    if model in (None, DEFAULT_MODEL) and kind == "cpu" and profile in (*KEPT, "smoke"):
         return root / "figures" if profile in KEPT else root / "build" / "figures" / profile
     return root / "build" / "figures" / f"{Path(model or DEFAULT_MODEL).name}-{profile}-{kind}"
 

@@ -84,6 +84,7 @@ def test_an_unknown_profile_lists_the_known_ones(project):
         ("long", "smollm2-135m", "cpu", "figures"),
         ("smoke", None, "cpu", "build/figures/smoke"),
         ("paper", "gpt2-xl", "cuda", "build/figures/gpt2-xl-paper-cuda"),
+        ("paper", None, "cpu", "build/figures/smollm2-135m-paper-cpu"),
         ("laptop", "some/folder/mine", "cpu", "build/figures/mine-laptop-cpu"),
         ("laptop", None, "cuda:0", "build/figures/smollm2-135m-laptop-cuda"),
     ],
