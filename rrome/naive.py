@@ -1,4 +1,4 @@
-"""The whole method in a hundred plain lines, read first: no batch, no padding, no cache. Tests hold the kit to it.
+"""The whole method in a hundred plain lines, read first: no batch, no padding, no cache. The tests compare the kit with it.
 
 W, b    down-projection of the MLP of layer l*, (d_v, d_k) and (d_v,)
 i       position of the subject's last token; T tokens in a prompt, V in the vocabulary
@@ -99,7 +99,7 @@ def value(model, fact, templates, leading="", *, lr=0.5, evaluations=20, stop=0.
 
 
 def delta_matrix(model, fact, templates, c_0, choice, leading="", target=None):
-    """Delta (d_v, d_k) under a rule that names the key of each place; `target` is v_e, searched when None."""
+    """Delta (d_v, d_k) under a rule, which names its three keys; `target` is v_e, searched when None."""
     all_keys = keys(model, fact, templates, leading)  # (N, d_k)
     pick = {"average": all_keys.mean(0), "original": all_keys[0]}
     weight, bias = weight_and_bias(model)

@@ -89,7 +89,7 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
     if isinstance(rule, Rule):
         return rule.name, rule
     if rule not in RULES:
-        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}, or pass a rules.Rule of your own")
+        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}, or pass a rrome.Rule of your own")
     return rule, RULES[rule]
 
 
