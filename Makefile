@@ -10,6 +10,9 @@ GIVEN     := $(if $(FIGURES),--figures $(FIGURES)) $(if $(MODEL),--model $(MODEL
 STAMP     := .venv/installed
 SOURCES   := $(wildcard rrome/*.py rrome/*/*.py rrome/data/*)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+ifeq ($(wildcard notebooks/profiles/$(PROFILE).yaml),)
+$(error there is no profile $(PROFILE): choose one of $(basename $(notdir $(wildcard notebooks/profiles/*.yaml))))
+endif
 # A profile runs the notebooks that it names.
 NAMED     := $(shell sed -n 's/^\([0-9A][0-9][a-z]*_[a-z_]*\):.*/\1/p' notebooks/profiles/$(PROFILE).yaml | sort)
 RUNS      := $(NAMED:%=build/$(PROFILE)/%.ipynb)

@@ -124,7 +124,10 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     name, equals, value = setting.partition("=")
     if not equals:
         raise RromeError(f"--set: write NAME=VALUE, not {setting!r}")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RromeError(f"--set {setting}: the value is not YAML: {error}") from error
 
 
 @contextlib.contextmanager

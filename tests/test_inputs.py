@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from facts_for_tests import FACTS
@@ -93,3 +94,35 @@ def test_the_cache_folder_is_expanded_and_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RROME_CACHE", "mine")
     assert cache_dir() == tmp_path / "mine"
+
+
+def test_what_a_caller_says_about_a_study_cannot_hide_its_settings(editor, tmp_path):
+    with pytest.raises(RromeError, match="must not name settings of the study itself: rename facts"):
+        rrome.single_edits(editor, MEASURED[:1], within=tmp_path, about={"facts": "mine"})
+    with pytest.raises(RromeError, match="rename rule"):
+        rrome.sequential_edits(editor, MEASURED[:1], within=tmp_path, about={"rule": "x"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_guarded_editor_and_an_unguarded_one_have_studies_of_their_own(editor, tmp_path):
+    few = {"rules": ["p-rome"], "measures": rrome.study.Measures(n_generated=0), "within": tmp_path}
+    guarded = rrome.Editor(editor.model, editor.second_moment, editor.prefixes, max_amplification=1e9)
+    for one in (editor, guarded):
+        rrome.single_edits(one, MEASURED[:1], **few)
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_iterators_are_as_good_as_lists_and_single_texts_are_refused(editor, tmp_path):
+    from_iterator = rrome.Editor(editor.model, editor.second_moment, iter(editor.prefixes))
+    assert from_iterator.prefixes == editor.prefixes
+    table = rrome.single_edits(editor, iter(MEASURED[:1]), tmp_path / "a.jsonl", rules=["p-rome"])
+    assert set(table["rule"]) == {"unedited", "p-rome"}
+    with pytest.raises(RromeError, match="list of prompts, not the single text 'Rome'"):
+        rrome.generate(editor.model, "Rome", 3)
+    assert rrome.generate(editor.model, [], 3) == [] and rrome.generate(editor.model, ["Rome"], 0) == [""]
+    with pytest.raises(RromeError, match="seed: 0 there, 99 now"):
+        rrome.study.read_single_edits(tmp_path / "a.jsonl", seed=99)
+
+
+def test_a_number_of_numpy_is_a_case_id(tmp_path):
+    assert Fact("{} is", "Italy", "Rome", case_id=np.int64(3)).to_record()["case_id"] == 3

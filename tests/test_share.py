@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import peft
 import pytest
@@ -285,15 +284,6 @@ def test_an_adapter_that_was_changed_afterwards_is_refused(edited, adapter):
     with pytest.raises(RromeError, match="adapter_model.safetensors is missing"):
         EditLog(adapter).replay(edited.model)
     assert len(edited.model.edits) == 3
-
-
-def test_the_readme_s_lines_run(editor, updates, tmp_path, monkeypatch):
-    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(editor\.apply.*?)```", page, flags=re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(snippet, {"rrome": rrome, "editor": editor, "model": editor.model, "update": updates[0]})
-    assert len(editor.model.edits) == 1 and (tmp_path / "italy-merged" / "config.json").exists()
-    editor.model.edits.set(())
 
 
 def test_the_config_is_peft_s_own(edited, adapter):

@@ -80,7 +80,7 @@ def test_an_edit_above_changes_no_key_so_c_0_stays(model, editor, texts):
 def test_a_study_of_a_model_edited_at_another_layer_is_refused(model, editor, texts, tmp_path, run):
     other = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
     other.apply(other.update(FACTS[0], "r-rome"))
-    with pytest.raises(RromeError, match="edited already in layer 2: revert that before"):
+    with pytest.raises(RromeError, match="edited already in layer 2: revert that, or load it anew, before"):
         run(editor, MEASURED[:1], tmp_path / "study")
     with pytest.raises(RromeError, match="edited already in layer 2"):
         EditLog(tmp_path / "log", model, {})
@@ -119,3 +119,26 @@ def test_another_dtype_is_another_model(model):
 def test_what_is_not_a_fact_is_refused_by_name(editor):
     with pytest.raises(RromeError, match=r"edits a rrome.Fact, not \{'subject': 'Italy'\}"):
         editor.update({"subject": "Italy"}, "rome")
+
+
+def test_edits_of_other_layers_are_neither_dropped_from_an_adapter_nor_hidden_by_a_merged_model(
+    model, editor, texts, tmp_path
+):
+    other = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    editor.apply(editor.update(FACTS[0], "r-rome"))
+    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    upper.apply(upper.update(FACTS[1], "r-rome"))
+    with pytest.raises(RromeError, match="edited already in layer 1.*before an adapter of one layer"):
+        upper.save(tmp_path / "adapter")
+    upper.save_merged(tmp_path / "merged")
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert FACTS[0].subject in card and FACTS[1].subject in card
+    with pytest.raises(RromeError, match="revert what was edited in a layer below"):
+        other.keys(FACTS[2])
+
+
+def test_an_edit_made_before_a_layer_below_was_changed_by_hand_is_refused_after_it(model, texts):
+    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    model.site.module.weight.data[0, 0] += 1
+    with pytest.raises(RromeError, match="something else has changed it"):
+        upper.solve(FACTS[0])

@@ -47,6 +47,7 @@ def save_adapter(
 
     `settings` and `rows`, one per edit, are kept in edits.jsonl. RromeError for no update, or a folder that is not empty.
     """
+    model.record.refuse_edits("an adapter of one layer's edits is saved", but=model.edits)
     made = [update for update in updates if update is not None]
     with _new_folder(folder, len(made)) as scratch:
         factors = {
@@ -74,7 +75,8 @@ def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | 
 
     Raises RromeError for an unedited model, or a folder that is not empty.
     """
-    updates = model.edits.updates
+    model.record.verify()
+    updates = [update for edits in model.record.edited for update in edits.updates]
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():
         model.lm.save_pretrained(scratch)
         model.tokenizer.save_pretrained(scratch)

@@ -37,6 +37,7 @@ class Solution:
     def update(self, rule: str | Rule) -> RankOneUpdate:
         """The rank-one update under a rule, for W as it is now; RromeError as in `Editor.update`."""
         _, rule = rule_named(rule)
+        self.editor.second_moment.check(self.editor.model)  # a layer below may have been edited since
         self.editor._guard(self.fact, self.keys, [rule])
         return self._update(rule)
 
@@ -96,7 +97,13 @@ class Editor:
 
     def keys(self, fact: Fact) -> Keys:
         """k_e and k_e^o of a fact; they do not depend on W, so they hold through a whole sequential run."""
+        self._check_state()
         return fact_keys(self.model, fact, self.prefixes, self.leading)
+
+    def _check_state(self) -> None:
+        """RromeError where C_0 is not that of the layers below as they are now, or one of them was changed by hand."""
+        self.second_moment.check(self.model)
+        self.model.record.verify(up_to=self.model.layer)
 
     def preflight(self, fact: Fact) -> Preflight:
         """What the keys predict of the edit under every rule, from one short forward pass and no search."""
@@ -115,7 +122,7 @@ class Editor:
         for fact in facts:
             if not isinstance(fact, Fact):
                 raise RromeError(f"an editor edits a rrome.Fact, not {fact!r}: make one, or Fact.from_record(...)")
-        self.second_moment.check(self.model)
+        self._check_state()
         values = find_values(self.model, facts, self.prefixes, self.search, self.leading)
         return [Solution(self, fact, value) for fact, value in zip(facts, values, strict=True)]
 

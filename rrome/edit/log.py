@@ -126,7 +126,6 @@ class EditLog:
         n = len(self) if n is None else n
         if not 0 <= n <= len(self):
             raise RromeError(f"the log {self.folder} has {len(self)} edits: cannot replay {n}")
-        model.record.refuse_edits("edits of this log are put in", but=model.edits)
         for name, value in {"model": model.fingerprint, "layer": model.layer}.items():
             if self.settings[name] != value:
                 source = self.settings.get("base", {}).get("source", "the model that was edited")
@@ -134,4 +133,5 @@ class EditLog:
                     f"the log {self.folder} is of another model ({name} {self.settings[name]} there, {value} here): "
                     f"load {source}, layer {self.settings['layer']}"
                 )
+        model.record.refuse_edits("edits of this log are put in", but=model.edits)
         return [self.update(edit) for edit in range(1, n + 1)]

@@ -7,6 +7,7 @@ neighbourhood prompts   other subjects with the same true answer: what must not 
 
 import bz2
 import json
+import numbers
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -54,6 +55,8 @@ class Fact:
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
             if name != "prompt":
                 object.__setattr__(self, name, text.strip())
+        if isinstance(self.case_id, numbers.Integral):
+            object.__setattr__(self, "case_id", int(self.case_id))  # NumPy's are no JSON
         if self.prompt.count(HOLE) != 1:
             raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')
         if self.target_true is not None and self.target_true.casefold() == self.target_new.casefold():

@@ -5,6 +5,7 @@ Shares and differences in tables are in per cent, as the paper gives them; GE is
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -171,3 +172,22 @@ def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
     areas = [roc_auc_score(came[rows], size[rows]) for rows in draw if 0 < came[rows].sum() < len(rows)]
     low, high = np.quantile(areas, [0.025, 0.975])
     return float(roc_auc_score(came, size)), float(low), float(high)
+
+
+def survival(runs: pd.DataFrame) -> pd.DataFrame:
+    """Kaplan-Meier curves: per rule the share of runs not collapsed after n edits, with its 95 % interval.
+
+    `runs` has one row per run: `rule`, `collapse` (the edit, NaN for none) and `edits` (the length of the run).
+    """
+    curves = []
+    for rule, here in runs.groupby("rule", sort=False):
+        times = stats.CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
+        estimate = stats.ecdf(times).sf
+        with warnings.catch_warnings(
+            action="ignore", category=RuntimeWarning
+        ):  # no interval where none, or all, collapse
+            ends = estimate.confidence_interval(method="log-log")
+        points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
+        columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
+        curves.append(pd.DataFrame(columns).assign(rule=rule))
+    return pd.concat(curves, ignore_index=True)

@@ -121,7 +121,7 @@ class Edits:
         if len(updates) < there or not all(map(_same, self._updates, updates)):
             there = 0
         for update in updates[there:]:
-            self._check(update)
+            self.check(update)
         if self._original is None and updates:
             self._original = self._site.weight.clone()
         elif self._original is not None and not there:
@@ -134,7 +134,8 @@ class Edits:
             self._original = None
         self._checksum = checksum(self._site.weight)
 
-    def _check(self, update: Update) -> None:
+    def check(self, update: Update) -> None:
+        """RromeError for an update of another shape, or with NaN or infinity."""
         weight, left, right = self._site.weight, update.left, update.right
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
             raise RromeError(
@@ -174,16 +175,19 @@ class Record:
         """The edits of every W that is not as it was loaded."""
         return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
 
-    def verify(self) -> None:
-        """RromeError for a W that something else has changed."""
+    def verify(self, up_to: int | None = None) -> None:
+        """RromeError for a W (of the layers up to one, if given) that something else has changed."""
         for edits in self.edits.values():
-            edits.verify()
+            if up_to is None or edits.layer <= up_to:
+                edits.verify()
 
     def refuse_edits(self, purpose: str, but: Edits | None = None) -> None:
         """RromeError, which names the purpose, when a W (but the one of `but`) is not as it was loaded."""
         self.verify()
-        if layers := [str(edits.layer) for edits in self.edited if edits is not but]:
-            raise RromeError(f"the model is edited already in layer {', '.join(layers)}: revert that before {purpose}")
+        if layers := [str(edits.layer) for edits in self.edited if edits is not but or edits.adopted]:
+            raise RromeError(
+                f"the model is edited already in layer {', '.join(layers)}: revert that, or load it anew, before {purpose}"
+            )
 
 
 def record_of(lm: PreTrainedModel) -> Record:

@@ -111,8 +111,12 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     model's own generation settings (a repetition penalty, say) are not used. Raises RromeError for a prompt that is empty,
     or that does not fit into the model's context with the new tokens.
     """
+    if isinstance(prompts, str):
+        raise RromeError(f"generate takes a list of prompts, not the single text {prompts!r}")
     for prompt in prompts:
         check_generation(model, prompt, n_tokens)
+    if not prompts or n_tokens < 1:
+        return [""] * len(prompts)
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
     sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _plain_generation(model.lm):

@@ -40,6 +40,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     """The templates with the bare prompt first; RromeError names one that does not hold exactly one "{}"."""
     if isinstance(templates, str):
         raise RromeError(f"prefixes must be a list of templates, not the single text {templates!r}")
+    templates = list(templates)
     for template in templates:
         if not isinstance(template, str) or template.count(BARE) != 1:
             raise RromeError(f'the prefix template {template!r} must hold exactly one "{{}}", where the prompt goes')

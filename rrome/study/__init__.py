@@ -1,5 +1,6 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
+from ..measure.metrics import survival
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
@@ -14,7 +15,6 @@ from .sequential import (
     disabling_edits,
     read_sequential,
     sequential_edits,
-    survival,
 )
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, edit_memory, scaling, stages

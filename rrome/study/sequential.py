@@ -8,14 +8,12 @@ An edited model is broken when its perplexity on a probe text exceeds `times` th
 al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import CensoredData, ecdf
 
 from ..edit.editor import Editor
 from ..edit.log import EditLog
@@ -30,7 +28,7 @@ from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
 from ..update.rules import Rule, rule_named
-from .single import study_settings
+from .single import described, study_settings
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
 TIMES = 2.0
@@ -50,6 +48,9 @@ class Checks:
     def __post_init__(self):
         if self.every < 1:
             raise RromeError(f"checkpoints need at least one edit in between, got every={self.every}")
+        names = ["edits", "delta", "retained", "perplexity", "texts", *(task.name for task in self.tasks)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RromeError(f"two columns of a checkpoint would have one name: rename the task {', '.join(twice)}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def sequential_edits(
     """
     editor.model.record.refuse_edits("a sequential study")
     checks, (name, rule) = checks or Checks(), rule_named(rule)
-    settings = study_settings(editor) | {"rule": name} | checks.settings | dict(about or {})
+    facts = list(facts)
+    settings = described(study_settings(editor) | {"rule": name} | checks.settings, about)
     check_prompts(editor.model, facts)
     first = {"first_fact": facts[0].to_record() if facts else None}
     folder = Path(folder or study_path("sequential", settings | first, within))
@@ -134,12 +136,16 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     row |= {"position": subject_position(model, fact), "error": None, "cosine": keys.cosine}
     try:
         solution = editor.solve(fact)  # with keys of its own batch, so that a resumed run is bit-identical
-        stored = log.store(solution.update(rule))
-        editor.apply(stored)
+        update = solution.update(rule)
+        model.edits.check(update)  # for NaN
     except RromeError as error:
-        row["error"] = str(error)
+        row["error"], update = str(error), None
     else:
-        update, value = stored, solution.value
+        update, value = (
+            log.store(update),
+            solution.value,
+        )  # a full disk ends the run: it makes this edit when it goes on
+        editor.apply(update)
         row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
         row |= {"delta_frobenius": update.norm, "delta": update.size}
     row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _perplexity(model, checks)
@@ -199,7 +205,7 @@ def _tables(
         rows.append(row | about)
     return SequentialRun(
         pd.DataFrame(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
-        pd.DataFrame([row for row in checkpoints if row["edits"] <= n]).sort_values("edits", ignore_index=True),
+        pd.DataFrame(sorted((row for row in checkpoints if row["edits"] <= n), key=lambda row: row["edits"])),
         pd.DataFrame([row for row in final if row["of"] == n]),
         folder,
     )
@@ -229,22 +235,3 @@ def curve(edits: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
     steps["perplexity"] = [checkpoints.set_index("edits")["perplexity"][0], *edits["perplexity"]]
     measured = checkpoints.drop(columns=["delta", "perplexity", "texts"], errors="ignore")
     return steps.merge(measured, on="edits", how="left")
-
-
-def survival(runs: pd.DataFrame) -> pd.DataFrame:
-    """Kaplan-Meier curves: per rule the share of runs not collapsed after n edits, with its 95 % interval.
-
-    `runs` has one row per run: `rule`, `collapse` (the edit, NaN for none) and `edits` (the length of the run).
-    """
-    curves = []
-    for rule, here in runs.groupby("rule", sort=False):
-        times = CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
-        estimate = ecdf(times).sf
-        with warnings.catch_warnings(
-            action="ignore", category=RuntimeWarning
-        ):  # no interval where none, or all, collapse
-            ends = estimate.confidence_interval(method="log-log")
-        points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
-        columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
-        curves.append(pd.DataFrame(columns).assign(rule=rule))
-    return pd.concat(curves, ignore_index=True)

@@ -14,8 +14,8 @@ from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entr
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model.model import Model, generate
 from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
-from ..store.disk import digest
-from ..store.journal import Journal, find_study, read_journal, study_path
+from ..store.disk import RromeError, digest
+from ..store.journal import Journal, differences, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from .draw import probe
@@ -64,7 +64,7 @@ def single_edits(
     for `at_once` facts in one batch (None: `facts_at_once`). Entropy and GE are missing for rules that are not among
     `measures.generated`. The table's `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
-    measures, chosen = measures or Measures(), dict(map(rule_named, rules))
+    facts, measures, chosen = list(facts), measures or Measures(), dict(map(rule_named, rules))
     check_prompts(editor.model, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
@@ -72,7 +72,7 @@ def single_edits(
         for batch in batches:
             yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
 
-    settings = study_settings(editor) | chosen_settings(facts, chosen, measures) | dict(about or {})
+    settings = described(study_settings(editor) | chosen_settings(facts, chosen, measures), about)
     path = path or study_path("single_edits", settings, within).with_suffix(".jsonl")
     lengths, at_once = search_lengths(editor.model, facts), at_once or facts_at_once(editor.model.device)
     return record_edits(path, settings, lengths, make, at_once=at_once, progress=progress)
@@ -129,6 +129,8 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
     """
     path = Path(path)
     settings, rows = read_journal(find_study("single_edits", path, **known) if path.is_dir() else path)
+    if wrong := differences({name: settings.get(name) for name in known}, known):
+        raise RromeError(f"{path} holds a study with other settings: {wrong}")
     return _table(rows, settings)
 
 
@@ -142,7 +144,16 @@ def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.Da
 def study_settings(editor: Editor) -> dict[str, Any]:
     """The settings of an editor and its model, as JSON, for a journal's first line."""
     dtype = str(editor.model.site.weight.dtype).removeprefix("torch.")
-    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings
+    guard = {"max_amplification": editor.max_amplification, "on_excess": editor.on_excess}
+    unguarded = editor.max_amplification is None
+    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings | ({} if unguarded else guard)
+
+
+def described(settings: Mapping[str, Any], about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A study's settings and what the caller says about it; RromeError for a name that both have."""
+    if taken := sorted(set(settings) & set(about or {})):
+        raise RromeError(f"about= must not name settings of the study itself: rename {', '.join(taken)}")
+    return {**settings, **(about or {})}
 
 
 def measured_edits(
