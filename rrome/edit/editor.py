@@ -179,7 +179,7 @@ class Editor:
             self.revert(update)
 
     def save(self, folder: str | Path) -> None:
-        """Write the updates now in W as a LoRA adapter that plain `peft` loads, with a model card (see share).
+        """Write the updates now in W as a LoRA adapter that plain `peft` loads, with a model card (see adapter).
 
         `EditLog(folder)` reads it back. RromeError when nothing is applied, or for a folder that is not empty.
         """

@@ -128,7 +128,9 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
     `path` is a journal, or a folder that holds one study with the `known` settings. RromeError where there is none.
     """
     path = Path(path)
-    settings, rows = read_journal(find_study("single_edits", path, **known) if path.is_dir() else path)
+    if path.is_dir():
+        path, known = find_study("single_edits", path, **known), {}
+    settings, rows = read_journal(path)
     if wrong := differences({name: settings.get(name) for name in known}, known):
         raise RromeError(f"{path} holds a study with other settings: {wrong}")
     return _table(rows, settings)
