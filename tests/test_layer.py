@@ -1,17 +1,26 @@
 from dataclasses import replace
 
-import numpy as np
+import pandas as pd
 import pytest
 import torch
 from facts_for_tests import FACTS
 from families import model_of
 
-from rrome import Fact, RromeError
+from rrome import Editor, Fact, RromeError, second_moment, study
 from rrome.measure.metrics import score
+from rrome.measure.scores import perplexity
 from rrome.model.site import find_site
 from rrome.model.tokens import read_row, subject_tokens
 from rrome.study import read_single_edits
-from rrome.study.layer import embedding_deviation, layer_damage, layer_sweep, layer_table, trace, trace_layers
+from rrome.study.layer import (
+    choose_layer,
+    depth_map,
+    embedding_deviation,
+    layer_sweep,
+    layer_table,
+    trace,
+    trace_layers,
+)
 
 KNOWN = [
     Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe"),
@@ -27,27 +36,46 @@ def facts():
     return [*ordinary, Fact("{} is", "I", "Rome", "Paris", **prompts)]
 
 
-def test_every_layer_gets_a_row_from_its_own_edits(tiny_llama, texts, facts, tmp_path):
-    options = {"c0_tokens": 3000, "n_generated": 4}
-    edits = layer_sweep(tiny_llama, [0, 2], facts, texts, tmp_path, **options)
-    assert [len(read_single_edits(tmp_path, layer=layer)) for layer in (0, 2)] == [12, 12]  # a journal for each
+@pytest.fixture(scope="module")
+def sweep(tiny_llama, texts, facts, tmp_path_factory):
+    """(edits, the folder of their journals) of two layers."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return layer_sweep(tiny_llama, [0, 2], facts, texts, folder, c0_tokens=3000, n_generated=4), folder
+
+
+def test_every_layer_gets_a_row_from_its_own_edits(tiny_llama, texts, facts, sweep):
+    edits, folder = sweep
+    assert [len(read_single_edits(folder, layer=layer)) for layer in (0, 2)] == [27, 27]  # a journal for each
     table = layer_table(edits)
     assert list(table.index) == [0, 2]
     here = edits[(edits["layer"] == 2) & (edits["rule"] == "r-rome") & (edits["position"] > 0)]
     assert len(here) == 2
     assert table.loc[2, "S"] == pytest.approx(score(*here[["ES", "PS", "NS"]].mean()))
-    sizes = edits[(edits["layer"] == 2) & (edits["rule"] == "rome") & (edits["position"] == 0)]["delta_frobenius"]
-    assert table.loc[2, "delta_first_token"] == pytest.approx(sizes.iloc[0])
-    again = layer_sweep(tiny_llama, [0, 2], facts, texts, tmp_path, **options)
-    assert len(again) == len(edits)
+    assert table["below_best"].max() == 0  # the best layer against itself
+    again = layer_sweep(tiny_llama, [0, 2], facts, texts, folder, c0_tokens=3000, n_generated=4)
+    assert again.equals(edits)
 
 
-def test_damage_is_a_ratio_of_perplexities(tiny_llama, texts):
-    before = tiny_llama.site.weight.clone()
-    damage = layer_damage(tiny_llama, [1], FACTS[0], texts, ["The old town lies on"], c0_tokens=3000, n_tokens=50)
-    assert list(damage.columns) == ["perplexity_rome", "perplexity_r-rome", "perplexity_p-rome"]
-    assert np.isfinite(damage).all(axis=None) and (damage > 0).all(axis=None)
-    assert (tiny_llama.site.weight == before).all()
+def test_the_depth_map_has_what_each_edit_does(tiny_llama, texts, facts, sweep):
+    edits, _ = sweep
+    table = depth_map(edits)
+    assert len(table) == 2 * 3 * 8 and set(table["stratum"]) == {"ordinary", "first-token"}
+    last = table.iloc[-1]
+    model = tiny_llama.at_layer(2)
+    editor = Editor(model, second_moment(model, texts, 3000), seed=0)
+    fact = next(fact for fact in facts if fact.subject == last["subject"])
+    solution, probe = editor.solve(fact), study.probe()
+    update = solution.update(last["rule"])
+    before = perplexity(model, [probe])
+    with editor.applied(update):
+        assert perplexity(model, [probe]) / before == pytest.approx(last["perplexity_ratio"], rel=1e-4)
+    assert update.norm == pytest.approx(last["delta_frobenius"], rel=1e-4)
+    assert solution.value.base.norm().item() == pytest.approx(last["norm_v0"], rel=1e-4)
+
+
+def test_the_layer_chosen_is_one_as_good_as_the_best_where_rome_breaks_most():
+    columns = {"below_best": [0.0, 0.1, -0.1, 0.2], "broken_rome": [2, 3, 9, 3], "times_rome": [9.0, 4.0, 99.0, 5.0]}
+    assert choose_layer(pd.DataFrame(columns, index=[1, 4, 6, 7])) == 7
 
 
 def noise(model, fact, samples=3, scale=1.0):

@@ -1,4 +1,4 @@
-"""Makes the embedded facts and prose, rrome/data/world.jsonl.bz2 and factbook.jsonl.bz2, from two pinned packages.
+"""Makes the embedded facts and prose (the .jsonl.bz2 files in rrome/data) from two pinned packages and companies.yaml.
 
 Run it as `python -m tools.make_data [FOLDER]`, with the packages of the extra "test" installed. The same packages give the
 same bytes everywhere: bzip2 writes no time and has one implementation, unlike gzip.
@@ -16,6 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from rrome import Fact
 from tools.world import plain_text, read_factbook, read_rules, world_facts
 
 DATA = Path(__file__).parent.parent / "rrome" / "data"
@@ -32,12 +35,32 @@ SMALL_WORDS = frozenset(
 
 
 def make_data(folder: Path) -> list[Path]:
-    """Write both files into `folder`: one JSON record a line, facts in CounterFact's form, prose one country a line."""
+    """Write the files into `folder`: one JSON record a line, facts in CounterFact's form, prose one country a line."""
     contents = {
         "world.jsonl.bz2": (fact.to_record() for fact in world_facts(read_rules())),
+        "companies.jsonl.bz2": (fact.to_record() for fact in company_facts()),
         "factbook.jsonl.bz2": factbook_documents(),
     }
     return [_write(records, folder / name) for name, records in contents.items()]
+
+
+def company_facts() -> Iterator[Fact]:
+    """One fact per company of companies.yaml: in which country its head office is."""
+    asked = yaml.safe_load(Path(__file__).with_name("companies.yaml").read_text(encoding="utf-8"))
+    sentences = read_rules()["sentences"]
+    for number, (name, (true, new, _city)) in enumerate(asked["subjects"].items()):
+        plain, other = (template.replace("{}", name) for template in asked["paraphrases"])
+        yield Fact(
+            asked["prompt"],
+            name,
+            new,
+            target_true=true,
+            case_id=number,
+            relation="company-country",
+            paraphrases=(plain, f"{sentences[number]} {other}"),
+            neighbourhood=tuple(asked["prompt"].replace("{}", each) for each in asked["neighbours"][true]),
+            generation=tuple(template.replace("{}", name) for template in asked["generation"]),
+        )
 
 
 def factbook_documents() -> Iterator[dict[str, str]]:

@@ -161,13 +161,13 @@ def data_records(name: str) -> list[Any]:
 
 
 def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int | None = None) -> list[Fact]:
-    """Facts from "world" (embedded), "counterfact" (downloaded once), "counterfact-paper" or a .json / .jsonl file.
+    """Facts from "world", "companies" (embedded), "counterfact" (downloaded once), "counterfact-paper", .json or .jsonl.
 
     "counterfact-paper" is the `paper_sample` of CounterFact. `n` takes the first n, or with `seed` a random sample of n
     in a seeded order. Raises RromeError for an unknown source, a failed download, a bad record, or fewer than n facts.
     """
-    if str(source) == "world":
-        facts = [Fact.from_record(record, "the embedded facts") for record in data_records("world.jsonl.bz2")]
+    if str(source) in ("world", "companies"):
+        facts = [Fact.from_record(record, f"the facts {source!r}") for record in data_records(f"{source}.jsonl.bz2")]
     elif str(source) in ("counterfact", "counterfact-paper"):
         facts = read_facts(counterfact_file())
         facts = paper_sample(facts) if str(source) == "counterfact-paper" else facts

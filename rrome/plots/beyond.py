@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ..measure.metrics import score
-from ..update.rules import NAMED_RULES
+from ..update.rules import NAMED_RULES, RULES
 from .save import BY_RULE, COLOURS, INTERVAL, LINES, MARKERS, NAMES, SERIES, legend, legend_above, style, with_interval
 
 
@@ -100,7 +102,7 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
 
 @style()
 def layer_choice(table: pd.DataFrame) -> Figure:
-    """Left: ES, PS, NS and S (with its interval) by layer; right: perplexity after the example edit, per rule."""
+    """Left: ES, PS, NS and S (with its interval) by layer; right: what first-token edits do to perplexity, per rule."""
     figure, (scores, damage) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")
     table = table.rename_axis("layer").reset_index()
     shares = table.melt("layer", ["ES", "PS", "NS"], "measure", "share")
@@ -112,11 +114,51 @@ def layer_choice(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
     scores.set(title="r-ROME on ordinary facts", ylabel=None, ylim=(0, 1.03))
     legend(scores, loc="lower left", ncols=4)
-    times = table.rename(columns={f"perplexity_{rule}": rule for rule in NAMED_RULES})
+    times = table.rename(columns={f"times_{rule}": rule for rule in NAMED_RULES})
     times = times.melt("layer", NAMED_RULES, "rule", "times")
     sns.lineplot(times, x="layer", y="times", estimator=None, ax=damage, **LINES)
-    damage.set(title="perplexity after Italy \u2192 Antarctica / before", ylabel=None, yscale="log")
+    damage.set(title="perplexity after / before a first-token edit, median", ylabel=None, yscale="log")
     legend(damage)
+    return figure
+
+
+@style()
+def depth_map(table: pd.DataFrame) -> Figure:
+    """Eight rules by layer: the largest perplexity after / before of any edit in `table` (see study.depth_map).
+
+    Rules are grouped by the keys that they mix. Above: median norms of the original key and of v_0.
+    """
+    groups = {
+        "direction = denominator,\nresidual at the bare key": ["p-rome", "aao"],
+        "direction = denominator,\nresidual at the average": ["r-rome", "ooa"],
+        "direction and denominator\nmixed": ["rome", "aoa", "oao", "oaa"],
+    }
+    order = [rule for rules in groups.values() for rule in rules]
+    worst = table.pivot_table(index="rule", columns="layer", values="perplexity_ratio", aggfunc="max").loc[order]
+    figure, (norms, cells) = plt.subplots(
+        2, 1, figsize=(11, 4.6), sharex=True, layout="constrained", height_ratios=[1, 2.6]
+    )
+    names = {"norm_original": "$\\Vert k_e^o\\Vert$", "norm_v0": "$\\Vert v_0\\Vert$"}
+    places = {layer: place + 0.5 for place, layer in enumerate(worst)}
+    lengths = table.rename(columns=names).melt("layer", names.values(), "what", "norm")
+    lengths = lengths.assign(place=lengths["layer"].map(places))
+    looks = {"hue": "what", "style": "what", "palette": SERIES[:2], "markers": True, "markeredgecolor": "auto"}
+    sns.lineplot(lengths, x="place", y="norm", estimator="median", errorbar=None, markersize=5, ax=norms, **looks)
+    norms.set(yscale="log", ylabel="norm, median")
+    legend(norms, loc="upper left", ncols=2)
+    shown = worst.map(lambda times: "" if times < 2 else f"{times:.0f}" if times < 1000 else f"{times / 1000:.0f}k")
+    colours = {"cmap": "rocket_r", "norm": LogNorm(1, 1e4, clip=True), "linewidths": 0.5}
+    bar = {"label": "perplexity after / before", "pad": 0.01}
+    sns.heatmap(worst, annot=shown, fmt="", annot_kws={"fontsize": 6.5}, cbar_kws=bar, ax=cells, **colours)
+    cells.set(ylabel=None, xlabel="layer of the edit")
+    labels = {rule: f"{NAMES[rule]} ({RULES[rule].initials})" for rule in NAMED_RULES}
+    cells.set_yticks(cells.get_yticks(), [labels.get(rule, rule) for rule in order])
+    cells.tick_params(axis="y", labelrotation=0, length=0)
+    ends = np.cumsum([len(rules) for rules in groups.values()])
+    cells.hlines(ends[:-1], *cells.get_xlim(), color="black", linewidth=1.2)
+    for name, end, rules in zip(groups, ends, groups.values(), strict=True):
+        middle = (end - len(rules) / 2, cells.get_yaxis_transform())
+        cells.text(-0.1, middle[0], name, transform=middle[1], ha="right", va="center", fontsize=7)
     return figure
 
 

@@ -5,7 +5,7 @@ from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, playground, sizes, what_it_says
-from .layer import layer_damage, layer_sweep, layer_table, trace_layers
+from .layer import choose_layer, depth_map, layer_sweep, layer_table, trace_layers
 from .sequential import (
     Checks,
     SequentialRun,
@@ -28,14 +28,15 @@ __all__ = [
     "against_naive",
     "as_markdown",
     "broken",
+    "choose_layer",
     "collapse_edit",
     "compute_updates",
     "curve",
+    "depth_map",
     "disabling_edits",
     "draw_facts",
     "draw_sequence",
     "edit_memory",
-    "layer_damage",
     "layer_sweep",
     "layer_table",
     "leading_edits",

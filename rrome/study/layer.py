@@ -11,9 +11,9 @@ with that layer's state copied from row 0.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,68 +22,90 @@ from torch import nn
 
 from ..edit.editor import Editor
 from ..facts.fact import Fact
-from ..measure.metrics import harmonic_score, interval
-from ..measure.scores import perplexity
+from ..measure.metrics import harmonic_score, interval, mean
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
 from ..model.site import EditSite
 from ..model.tokens import check_prompts, read_row, subject_tokens
 from ..store.disk import RromeError
 from ..store.progress import bar
-from ..update.rules import NAMED_RULES
+from ..update.rules import NAMED_RULES, RULES, Rule
 from ..update.second_moment import second_moment
+from .sequential import broken
 from .single import Measures, single_edits
+
+DEPTH_MAP = (
+    "layer", "case_id", "subject", "stratum", "rule", "perplexity_ratio", "delta_frobenius", "norm_original",
+    "norm_average", "norm_v0", "p_new_bare", "p_new_prefixed",
+)  # fmt: skip
 
 
 def layer_sweep(
     model: Model, layers: Sequence[int], facts: Sequence[Fact], texts: Sequence[str], within: str | Path,
-    *, c0_tokens: int, n_generated: int, seed: int = 0,
+    *, c0_tokens: int, n_generated: int, rules: Sequence[str | Rule] = tuple(RULES), seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Single edits of all facts under the three named rules at every layer; one journal per layer in the folder `within`."""
-    measures = Measures(generated=["r-rome"], n_generated=n_generated)
-    settings: dict[str, Any] = {"within": within, "rules": NAMED_RULES, "measures": measures}
-    editors = _editors(model, layers, texts, c0_tokens, seed)
-    return pd.concat([single_edits(editor, facts, **settings) for editor in editors], ignore_index=True)
+    """Single edits of all facts under the rules at every layer; one journal per layer in the folder `within`.
 
-
-def _editors(model: Model, layers: Sequence[int], texts: Sequence[str], c0_tokens: int, seed: int) -> Iterator[Editor]:
-    """An editor of every layer, one after the other."""
+    One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts.
+    """
+    tables = []
     for layer in layers:
         here = model.at_layer(layer)
-        yield Editor(here, second_moment(here, texts, c0_tokens), seed=seed)
+        editor = Editor(here, second_moment(here, texts, c0_tokens), seed=seed)
+        measures = Measures.standard(editor, generated=["rome", "r-rome"], n_generated=n_generated)
+        tables.append(single_edits(editor, facts, within=within, rules=rules, measures=measures))
+    return pd.concat(tables, ignore_index=True)
+
+
+def depth_map(edits: pd.DataFrame) -> pd.DataFrame:
+    """What each edit of a layer sweep does, one row per layer, fact and rule.
+
+    `perplexity_ratio` is the probe's perplexity after the edit over that before it, `p_new_bare` and `p_new_prefixed` the
+    probability of the new answer after the bare prompt and (mean) after unseen prefixes.
+    """
+    before = edits[edits["rule"].eq("unedited")].set_index(["layer", "fact"])["perplexity"]
+    rows = edits[edits["rule"].ne("unedited")].copy()
+    rows["perplexity_ratio"] = (
+        rows["perplexity"] / before.loc[list(zip(rows["layer"], rows["fact"], strict=True))].values
+    )
+    rows["stratum"] = rows["position"].eq(0).map({True: "first-token", False: "ordinary"})
+    rows["p_new_bare"] = [pairs["rewrite"][0][0] for pairs in rows["pairs"]]
+    rows["p_new_prefixed"] = [mean([new for new, _ in pairs["prefixed"]]) for pairs in rows["pairs"]]
+    return rows[[*DEPTH_MAP]].reset_index(drop=True)
 
 
 def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
-    """Per layer: ES PS NS S GE of r-ROME on ordinary facts, S with a 95 % bootstrap interval, and ROME's update sizes.
+    """Per layer: ES PS NS S GE of r-ROME on ordinary facts, S with a 95 % bootstrap interval, and what edits break.
 
-    `delta_ordinary` and `delta_first_token` are medians of ||Delta||_F under ROME.
+    `below_best` is the paired interval's upper end of S minus S of the layer with the largest. Per named rule,
+    `broken_RULE` counts the first-token facts whose edit raises the probe's perplexity more than TIMES times, and
+    `times_RULE` is the median of perplexity after over before.
     """
-    rows = {}
-    for layer, here in edits.groupby("layer"):
-        first = here["position"].eq(0)
-        measured = here[here["rule"].eq("r-rome") & ~first]
-        row = measured[["ES", "PS", "NS", "GE"]].mean().to_dict()
-        shares = [measured[name] for name in ("ES", "PS", "NS")]
-        row["S"], row["S_low"], row["S_high"] = interval(shares, harmonic_score)
-        sizes = here["delta_frobenius"].where(here["rule"].eq("rome"))
-        row["delta_ordinary"], row["delta_first_token"] = sizes[~first].median(), sizes[first].median()
+    rows, measured = {}, edits[edits["rule"].eq("r-rome") & edits["position"].ne(0)]
+    shares = {layer: here[["ES", "PS", "NS"]].to_numpy().T for layer, here in measured.groupby("layer")}
+    best = max(shares, key=lambda layer: harmonic_score(*shares[layer]))
+    first = depth_map(edits).query("stratum == 'first-token'")
+    for layer, here in measured.groupby("layer"):
+        row = here[["ES", "PS", "NS", "GE"]].mean().to_dict()
+        row["S"], row["S_low"], row["S_high"] = interval(shares[layer], harmonic_score)
+        row["below_best"] = interval([*shares[layer], *shares[best]], _score_difference)[2]
+        for rule in NAMED_RULES:
+            times = first[first["layer"].eq(layer) & first["rule"].eq(rule)]["perplexity_ratio"]
+            row[f"broken_{rule}"], row[f"times_{rule}"] = broken(times, 1).sum(), times.median()
         rows[layer] = row
     return pd.DataFrame(rows).T.rename_axis("layer")
 
 
-def layer_damage(
-    model: Model, layers: Sequence[int], fact: Fact, texts: Sequence[str], held_out: Sequence[str],
-    *, c0_tokens: int, n_tokens: int, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Per layer: how many times larger held-out perplexity is after one edit, a column per named rule."""
-    before = perplexity(model, held_out, n_tokens)
-    rows: dict[int, dict[str, float]] = {}
-    for editor in _editors(model, layers, texts, c0_tokens, seed):
-        row = rows[editor.model.layer] = {}
-        for rule, update in editor.updates(fact, NAMED_RULES).items():
-            with editor.applied(update):
-                row[f"perplexity_{rule}"] = perplexity(editor.model, held_out, n_tokens) / before
-    return pd.DataFrame(rows).T.rename_axis("layer")
+def _score_difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
+    return harmonic_score(*shares[:3], axis=axis) - harmonic_score(*shares[3:], axis=axis)
+
+
+def choose_layer(table: pd.DataFrame) -> int:
+    """l* from a `layer_table`: of the layers whose S is not below the best, the one where ROME breaks most facts.
+
+    Among equals, the one with the largest median perplexity after ROME's first-token edits.
+    """
+    return int(table[~(table["below_best"] < 0)].sort_values(["broken_rome", "times_rome"]).index[-1])
 
 
 Kind = Literal["hidden", "mlp"]

@@ -199,6 +199,7 @@ def _about(solution: Solution) -> dict[str, Any]:
         "cosine": keys.cosine,
         "norm_average": keys.average.norm().item(),
         "norm_original": keys.original.norm().item(),
+        "norm_v0": value.base.norm().item(),
         **{f"amplification_{rule}": size for rule, size in amplification.items()},
         "probability": value.probability,
         "steps": value.steps,
