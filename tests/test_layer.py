@@ -18,6 +18,7 @@ from rrome.study.layer import (
     embedding_deviation,
     layer_sweep,
     layer_table,
+    safety,
     trace,
     trace_layers,
 )
@@ -71,6 +72,17 @@ def test_the_depth_map_has_what_each_edit_does(tiny_llama, texts, facts, sweep):
         assert perplexity(model, [probe]) / before == pytest.approx(last["perplexity_ratio"], rel=1e-4)
     assert update.norm == pytest.approx(last["delta_frobenius"], rel=1e-4)
     assert solution.value.base.norm().item() == pytest.approx(last["norm_v0"], rel=1e-4)
+
+
+def test_broken_edits_are_counted_by_subject():
+    ratios = {
+        "perplexity_ratio": [1.0, 3.0, float("nan"), 1.5],
+        "layer": [0, 1, 1, 0],
+        "subject": ["I", "I", "I", "You"],
+    }
+    found = safety(pd.DataFrame(ratios).assign(rule="rome")).loc["rome"]
+    assert found[["edits", "broken", "layers", "subjects", "share"]].tolist() == [4, 2, 1, 1, 0.5]
+    assert found["low"] == pytest.approx(0.0945, abs=1e-4) and found["high"] == pytest.approx(0.9055, abs=1e-4)
 
 
 def test_the_layer_chosen_is_one_as_good_as_the_best_where_rome_breaks_most():

@@ -100,6 +100,14 @@ def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *
     return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def share(came: int, n: int) -> Found:
+    """The share of n independent facts for which something came, with its 95 % Wilson interval; NaN for none."""
+    if not n:
+        return NOTHING
+    ends = stats.binomtest(int(came), int(n)).proportion_ci(method="wilson")
+    return came / n, float(ends.low), float(ends.high)
+
+
 def harmonic_score(es, ps, ns, axis=-1):
     """S of facts: the harmonic mean of their mean ES, PS and NS."""
     return score(*(np.mean(values, axis=axis) for values in (es, ps, ns)))

@@ -5,7 +5,7 @@ from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, playground, sizes, what_it_says
-from .layer import choose_layer, depth_map, layer_sweep, layer_table, trace_layers
+from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .sequential import (
     Checks,
     SequentialRun,
@@ -48,6 +48,7 @@ __all__ = [
     "probe",
     "read_sequential",
     "read_single_edits",
+    "safety",
     "scaling",
     "scorecard",
     "sequential_edits",

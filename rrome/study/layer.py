@@ -22,7 +22,7 @@ from torch import nn
 
 from ..edit.editor import Editor
 from ..facts.fact import Fact
-from ..measure.metrics import harmonic_score, interval, mean
+from ..measure.metrics import harmonic_score, interval, mean, share
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
 from ..model.site import EditSite
@@ -72,6 +72,22 @@ def depth_map(edits: pd.DataFrame) -> pd.DataFrame:
     rows["p_new_bare"] = [pairs["rewrite"][0][0] for pairs in rows["pairs"]]
     rows["p_new_prefixed"] = [mean([new for new, _ in pairs["prefixed"]]) for pairs in rows["pairs"]]
     return rows[[*DEPTH_MAP]].reset_index(drop=True)
+
+
+def safety(table: pd.DataFrame) -> pd.DataFrame:
+    """Per rule of a `depth_map`: how many edits break the model (raise the probe's perplexity more than TIMES times).
+
+    `layers` counts the layers with such an edit, `subjects` the subjects that have one at some layer; `share` of the
+    subjects, with `low` and `high`, the ends of its Wilson interval.
+    """
+    rows = {}
+    for rule, here in table.groupby("rule", sort=False):
+        bad, subjects = here[broken(here["perplexity_ratio"], 1)], here["subject"].nunique()
+        found = share(bad["subject"].nunique(), subjects)
+        counts = {"broken": len(bad), "layers": bad["layer"].nunique(), "subjects": bad["subject"].nunique()}
+        shares = dict(zip(("share", "low", "high"), found, strict=True))
+        rows[rule] = {"edits": len(here), "worst": here["perplexity_ratio"].max()} | counts | shares
+    return pd.DataFrame(rows).T.rename_axis("rule")
 
 
 def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
