@@ -51,11 +51,11 @@ bench: | $(STAMP) ## measure speed on this machine now: notebook 7 under PROFILE
 	@$(BIN)/python -m rrome.run notebooks/07_speed.ipynb --profile $(PROFILE) $(GIVEN)
 
 test: lint ## check style and types, run the tests, and execute the notebooks as tests
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
 
 test-fast: $(STAMP) ## run the tests that start no process and need one tiny model: a minute
-	$(BIN)/python -m pytest tests -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## check style and types only
 	$(BIN)/ruff check .

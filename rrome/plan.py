@@ -28,13 +28,14 @@ from .update.second_moment import second_moment
 
 GIB = 2**30
 STUDIES = ("03_delta_scatter", "04_collapse_curves")
+KINDS = ("n_ordinary", "n_first_token", "n_companies")  # of facts that are edited alone
 READERS = ("05_metrics_table", "06_claims", "08_key_choices")  # they read what notebooks 3 and 4 have made
 
 
-def counts(folder: Path, profile: str) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Per notebook of a profile that edits: facts edited alone, edits in sequence and checkpoints; and all parameters.
 
-    Raises RromeError for an unknown profile, notebook or parameter.
+    An empty list of layers stands for all of them, `depth`. Raises RromeError for an unknown profile, notebook or parameter.
     """
     paths = [folder / f"{name}.ipynb" for name in sorted(profile_sections(folder, profile)) if name != "all"]
     if missing := [path.name for path in paths if not path.exists()]:
@@ -42,8 +43,8 @@ def counts(folder: Path, profile: str) -> tuple[pd.DataFrame, dict[str, dict[str
     parameters = {path.stem: defaults(path) | profile_parameters(path, profile) for path in paths}
     rows = {}
     for name, p in parameters.items():
-        times = prod(len(p[each]) for each in ("leading", "times_d_k", "layers") if each in p)
-        facts = 0 if name in READERS else times * (p.get("n_ordinary", 0) + p.get("n_first_token", 0))
+        times = prod(len(p[each]) or depth for each in ("leading", "times_d_k", "layers") if each in p)
+        facts = 0 if name in READERS else times * sum(p.get(each, 0) for each in KINDS)
         runs, edits = len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0])), p.get("n_edits", 0)
         rows[name] = (facts, runs * edits, runs * (1 + edits // p["every"]) if "every" in p else 0)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["facts", "edits", "checkpoints"])
@@ -56,9 +57,10 @@ def plan(folder: Path, profile: str, model_name: str, device: str | None = None)
     The studies make one batch of facts, one edit of a sequence and one checkpoint with the profile's settings. Raises
     RromeError as `counts`, `load` and the studies do.
     """
-    table, parameters = counts(folder, profile)
+    _, parameters = counts(folder, profile)
     single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in STUDIES)
     model = load(model_name, device=device, layer=single["layer"])
+    table, _ = counts(folder, profile, model.depth)
     prose, n_c0, where = factbook_prose("second-moment"), 2 * model.site.weight.shape[1], model.device
     c0_seconds, c0 = timed(lambda: second_moment(model, prose, n_c0, cache=False), where)
     editor, facts = Editor(model, c0, seed=single["seed"]), load_facts(single["dataset"], n=facts_at_once(where))

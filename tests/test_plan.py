@@ -34,13 +34,15 @@ def test_facts_edits_and_checkpoints_of_a_profile_are_counted(folder):
 04_collapse_curves: {n_edits: 10, every: 5}
 07_speed: {}
 10_second_moment: {n_ordinary: 1, n_first_token: 1, times_d_k: [1.0, 2.0, 3.0]}
+A1_choosing_the_layer: {n_ordinary: 2, n_first_token: 1, n_companies: 1, layers: []}
 A2_edits_survived: {n_edits: 4, orders: [1, 2, 3], rules: [rome, r-rome]}
 """
-    table, parameters = plan.counts(folder(profile), "mine")
+    table, parameters = plan.counts(folder(profile), "mine", depth=30)
     assert table.to_dict("index") == {
         "03_delta_scatter": {"facts": 10, "edits": 0, "checkpoints": 0},
         "04_collapse_curves": {"facts": 0, "edits": 30, "checkpoints": 9},
         "10_second_moment": {"facts": 6, "edits": 0, "checkpoints": 0},
+        "A1_choosing_the_layer": {"facts": 120, "edits": 0, "checkpoints": 0},
         "A2_edits_survived": {"facts": 0, "edits": 24, "checkpoints": 0},
     }
     assert "07_speed" in parameters and parameters["04_collapse_curves"]["n_items"] == 40  # as committed

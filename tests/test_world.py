@@ -15,7 +15,7 @@ def facts():
 
 def test_the_data_files_are_made_again_byte_for_byte(tmp_path):
     made = make_data(tmp_path)
-    assert [path.name for path in made] == ["world.jsonl.bz2", "factbook.jsonl.bz2"]
+    assert [path.name for path in made] == ["world.jsonl.bz2", "companies.jsonl.bz2", "factbook.jsonl.bz2"]
     for path in made:
         assert path.read_bytes() == (DATA / path.name).read_bytes(), f"{path.name}: run python -m tools.make_data"
 
