@@ -1,3 +1,4 @@
+import copy
 import shutil
 import sys
 import time
@@ -6,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tokenizer
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rrome
-from rrome import RromeError, Search
-from rrome.model.load import available
+from rrome import RromeError, Search, second_moment
+from rrome.model.load import WEIGHTS, available
 from rrome.store.disk import read_yaml
 
 loading = sys.modules["rrome.model.load"]  # the function `load` of the flat has its name
@@ -189,3 +193,88 @@ def test_a_gguf_file_that_is_missing_or_something_else_is_named(no_cache, tmp_pa
     with pytest.raises(RromeError, match="junk.gguf is not a GGUF file of a language model"):
         rrome.load(tmp_path / "junk.gguf")
     assert not list((no_cache / "models").iterdir())
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_llama, tmp_path_factory):
+    """A tiny model as a transformers folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_llama.lm.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def without(*names):
+    def change(folder):
+        tensors = {name: tensor for name, tensor in load_file(folder / WEIGHTS).items() if name not in names}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return change
+
+
+def halved(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+W = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(W), f"lacks the weights {W}, which would be random numbers"),
+        (without(W, "model.norm.weight"), f"lacks the weights {W}, model.norm.weight"),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes(POINTER),
+            "model.safetensors: a pointer of Git LFS.*git lfs pull",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_bytes(POINTER), "tokenizer.json: a pointer of Git LFS"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b""), "is not a model that transformers can load"),
+        (halved, "is not a model that transformers can load"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not a model .*config.json' is not a valid"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_with_the_reason(saved, tmp_path, change, message):
+    folder = shutil.copytree(saved, tmp_path / "model")
+    assert rrome.load(folder, device="cpu", layer=1)
+    change(folder)
+    with pytest.raises(RromeError, match=message):
+        rrome.load(folder, device="cpu", layer=1)
+
+
+def test_a_token_without_an_embedding_pads_nothing_and_is_read_nowhere(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    model, plain = (rrome.load(path, device="cpu", layer=1) for path in (folder, saved))
+    prompts = ["The old town", "A"]
+    assert rrome.generate(model, prompts, 3) == rrome.generate(plain, prompts, 3)
+    for read in (
+        lambda: rrome.generate(model, ["A [PAD] town"], 3),
+        lambda: second_moment(model, ["[PAD]"] * 99, None),
+    ):
+        with pytest.raises(RromeError, match=r"no embedding of the token '\[PAD\]'"):
+            read()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing:FutureWarning"
+)  # peft 0.21 asks transformers by the old name
+def test_a_model_that_holds_a_peft_adapter_is_refused(tiny_llama):
+    lm = copy.deepcopy(tiny_llama.lm)
+    adapted = get_peft_model(lm, LoraConfig(target_modules=["q_proj"]))
+    for wrapped in (adapted, lm):  # peft puts its layers into the model itself
+        with pytest.raises(RromeError, match="holds an adapter of peft .*merge_and_unload"):
+            rrome.wrap(wrapped, tiny_llama.tokenizer, 1)
+    assert rrome.wrap(adapted.merge_and_unload(), tiny_llama.tokenizer, 1)
+
+
+def test_loading_in_inference_mode_gives_weights_that_can_be_edited(saved):
+    with torch.inference_mode():
+        model = rrome.load(saved, device="cpu", layer=1)
+        with pytest.raises(RromeError, match="inside torch.inference_mode"):
+            rrome.wrap(AutoModelForCausalLM.from_config(model.lm.config), model.tokenizer, 1)
+    assert not any(parameter.is_inference() for parameter in model.lm.parameters())

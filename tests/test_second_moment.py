@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from facts_for_tests import FACTS
-from families import model_of
+from families import FAMILIES, make_model, model_of
 from safetensors.torch import save_file
 
 import rrome
@@ -149,11 +149,11 @@ def published(tiny, texts, tmp_path):
 
 def test_statistics_of_the_original_code_give_the_same_c_0(tiny, published):
     write, c_0 = published
-    for path in (write(), write("renamed.npz")):
-        read = read_second_moment(tiny, path)
-        assert read.count == 3000 and path.stem in read.key
-        torch.testing.assert_close(read.matrix, c_0.matrix, rtol=1e-5, atol=1e-6)
-        assert rrome.Editor(tiny, read, prefixes=[]).preflight(FACTS[0]).denominator["p-rome"] > 0
+    path = write()
+    read = read_second_moment(tiny, path)
+    assert read.count == 3000 and path.stem in read.key
+    torch.testing.assert_close(read.matrix, c_0.matrix, rtol=1e-5, atol=1e-6)
+    assert rrome.Editor(tiny, read, prefixes=[]).preflight(FACTS[0]).denominator["p-rome"] > 0
 
 
 def test_one_name_chooses_a_text_or_statistics(tiny, texts, published, tmp_path, no_cache):
@@ -183,13 +183,27 @@ def test_statistics_that_do_not_fit_are_refused(tiny, published, changes, messag
 
 
 def test_statistics_of_another_layer_or_no_statistics_are_refused(tiny, published, tmp_path):
-    path = published[0](tiny.at_layer(2).site.path + "_float32_mom2_100000.npz")
-    with pytest.raises(RromeError, match=r"is of .*\.2\..*, the model is edited at .*\.1\."):
-        read_second_moment(tiny, path)
-    lopsided = published[0]("lopsided.npz", **{"mom2.mom2": np.triu(np.ones(2 * tiny.site.weight.shape[1:]))})
+    for name in (tiny.at_layer(2).site.path + "_float32_mom2_100000.npz", "renamed.npz"):
+        with pytest.raises(RromeError, match=f"the name {name} is not that of .*1.* call it .*_mom2_3000.npz"):
+            read_second_moment(tiny, published[0](name))
+    lopsided = published[0](**{"mom2.mom2": np.triu(np.ones(2 * tiny.site.weight.shape[1:]))})
     with pytest.raises(RromeError, match="not symmetric"):
         read_second_moment(tiny, lopsided)
     (tmp_path / "junk.npz").write_bytes(b"junk")
     for path in (tmp_path / "junk.npz", tmp_path / "absent.npz"):
         with pytest.raises(RromeError, match="not a statistics file of ROME"):
             read_second_moment(tiny, path)
+
+
+def test_neurons_that_never_fire_are_named_and_a_ridge_helps(texts):
+    model = make_model(FAMILIES["opt"])  # of the families, one with ReLU
+    dead = model.lm.get_submodule(model.site.path.replace("fc2", "fc1"))
+    with torch.no_grad():
+        dead.weight[[3, 17]] = 0
+        dead.bias[[3, 17]] = -1
+    model = rrome.wrap(model.lm, model.tokenizer, model.layer)
+    with pytest.raises(RromeError, match=r"2 of \d+ neurons never fire in this text \(number 3, 17\).*ridge=1e-6"):
+        second_moment(model, texts, 3000, cache=False)
+    c_0, more = (second_moment(model, texts, 3000, ridge=ridge, cache=False) for ridge in (1e-6, 1e-3))
+    assert c_0.matrix[3, 3].item() == pytest.approx(1e-6 * c_0.matrix.diagonal().mean().item(), rel=1e-3)
+    assert c_0.key != more.key and rrome.Editor(model, c_0, prefixes=[]).update(FACTS[0], "r-rome").norm > 0

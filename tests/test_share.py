@@ -19,11 +19,12 @@ from conftest import CONFIGS, make_model
 from facts_for_tests import FACTS
 from families import FAMILIES
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import rrome
 from rrome import EditLog, RankOneUpdate, RromeError
-from rrome.edit.adapter import save_adapter
+from rrome.edit.adapter import save_adapter, save_merged
 from rrome.store.disk import cache_dir
 
 # peft 0.21 still asks transformers by the old name
@@ -298,3 +299,24 @@ def test_an_adapter_of_the_default_model_names_no_folder_of_this_machine(default
     written = "".join(file.read_text() for file in (tmp_path / "a").iterdir() if file.suffix != ".safetensors")
     assert f'"{default_model.name}"' in written
     assert str(cache_dir()) not in written
+
+
+@pytest.mark.parametrize("fault", ["changed", "lost"])
+def test_a_merged_model_is_read_back_before_it_appears(tiny_llama, tmp_path, monkeypatch, fault):
+    model, save = tiny_llama, type(tiny_llama.lm).save_pretrained
+
+    def faulty(lm, folder):
+        save(lm, folder)
+        tensors = load_file(folder / "model.safetensors")
+        name = f"{model.site.path}.weight"
+        changed = {} if fault == "lost" else {name: tensors[name] + 1}
+        save_file(
+            {key: tensor for key, tensor in tensors.items() if key != name} | changed, folder / "model.safetensors"
+        )
+
+    monkeypatch.setattr(type(model.lm), "save_pretrained", faulty)
+    model.edits.put(random_updates(model, 1)[0])
+    with pytest.raises(RromeError, match=r"mlp\.down_proj"):
+        save_merged(tmp_path / "merged", model)
+    model.edits.take_out()
+    assert not (tmp_path / "merged").exists()

@@ -1,6 +1,7 @@
 """One record of edits per language model, wherever it is reached from; nothing of an edited model is taken for clean."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,3 +143,32 @@ def test_an_edit_made_before_a_layer_below_was_changed_by_hand_is_refused_after_
     model.site.module.weight.data[0, 0] += 1
     with pytest.raises(RromeError, match="something else has changed it"):
         upper.solve(FACTS[0])
+
+
+def test_a_weight_changed_after_wrapping_is_named_before_anything_is_cached(model, editor, texts, no_cache):
+    embeddings = model.lm.get_input_embeddings().weight
+    embeddings.data[3, 5] += 1e-4  # one entry, which the fingerprint's sample need not hold
+    with pytest.raises(RromeError, match="were changed after the model was wrapped: wrap it again"):
+        second_moment(model, texts, 3000)
+    with pytest.raises(RromeError, match="changed after"):
+        rrome.single_edits(editor, MEASURED, no_cache / "rows.jsonl")
+    assert not list(no_cache.rglob("*.safetensors"))
+    again = rrome.wrap(model.lm, model.tokenizer, 1)
+    assert second_moment(again, texts, 3000).fingerprint == again.fingerprint
+
+
+def test_an_update_goes_into_the_matrix_it_was_made_for(model, editor, tmp_path):
+    update = editor.update(FACTS[0], "r-rome")
+    update.save(tmp_path / "update.safetensors")
+    for made in (update, rrome.RankOneUpdate.load(tmp_path / "update.safetensors")):
+        assert made.origin == (model.fingerprint, model.site.path)
+        with pytest.raises(RromeError, match="was made for .* make it anew"):
+            model.at_layer(2).edits.put(made)
+        model.at_layer(2).edits.put(replace(made, origin=None))
+        model.at_layer(2).edits.take_out()
+        model.edits.put(made)
+        model.edits.take_out()
+    lm = copy.deepcopy(model.lm)
+    lm.get_input_embeddings().weight.data += 1
+    with pytest.raises(RromeError, match="was made for .* make it anew"):
+        rrome.wrap(lm, model.tokenizer, 1).edits.put(update)

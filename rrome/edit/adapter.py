@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import __version__ as VERSION
 
 from .. import __version__
 from ..model.edits import Update
@@ -79,8 +81,25 @@ def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | 
     updates = [update for edits in model.record.edited for update in edits.updates]
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():
         model.lm.save_pretrained(scratch)
+        _check_saved(scratch, model)
         model.tokenizer.save_pretrained(scratch)
         _write_card(scratch, model, settings or {}, list(map(_notes, updates)), "transformers")
+
+
+def _check_saved(folder: Path, model: Model) -> None:
+    """RromeError where a weight on disk is not the model's; tied weights are saved once."""
+    weights = model.lm.state_dict()
+    saved: set[int] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no dictionary
+                if name not in weights or not torch.equal(tensors.get_tensor(name), weights[name].cpu()):
+                    raise RromeError(
+                        f"{name} in {folder} is not the model's: the disk or transformers {VERSION} failed"
+                    )
+                saved.add(weights[name].data_ptr())
+    if lost := [name for name, weight in weights.items() if weight.data_ptr() not in saved]:
+        raise RromeError(f"{lost[0]} was not saved by transformers {VERSION}: the merged model would lack it")
 
 
 def check_adapter(folder: Path, *, writing: bool = False) -> None:

@@ -42,9 +42,9 @@ class Solution:
         return self._update(rule)
 
     def _update(self, rule: Rule) -> RankOneUpdate:
-        site, moment = self.editor.model.site, self.editor.second_moment
-        update = rank_one_update(site, self.keys, self.value, moment, rule, self.fact.subject)
-        return replace(update, fact=self.fact)
+        model, moment = self.editor.model, self.editor.second_moment
+        update = rank_one_update(model.site, self.keys, self.value, moment, rule, self.fact.subject)
+        return replace(update, fact=self.fact, origin=(model.fingerprint, model.site.path))
 
 
 class Editor:
@@ -137,7 +137,7 @@ class Editor:
         """One update per rule, by name, from the same keys and the same value."""
         chosen = dict(map(rule_named, rules))
         if self.max_amplification is not None:
-            self._guard(fact, self.keys(fact), list(chosen.values()))
+            self._guard(fact, fact_keys(self.model, fact, self.prefixes, self.leading), list(chosen.values()))
         solution = self.solve(fact)
         return {name: solution._update(rule) for name, rule in chosen.items()}
 

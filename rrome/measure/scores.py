@@ -163,7 +163,7 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, prog
     """exp(mean NLL per token) over the first `n_tokens` tokens of the texts, in windows of 512 that each start afresh."""
     windows, window = [], min(WINDOW, model.context)
     for text in texts:
-        ids = model.tokenizer(text, verbose=False)["input_ids"]
+        ids = model.encode(text)
         windows += [ids[start : start + window] for start in range(0, len(ids), window)]
         if sum(map(len, windows)) >= n_tokens:
             break
@@ -206,7 +206,7 @@ def fact_probabilities(
 @torch.no_grad()
 def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | None]) -> list[float]:
     """exp(mean NLL per token) of one text (cut to a window) under each update, all in one batch."""
-    ids = model.tokenizer(text, verbose=False)["input_ids"][: min(WINDOW, model.context)]
+    ids = model.encode(text)[: min(WINDOW, model.context)]
     if len(ids) < 2:
         raise RromeError("the text is too short for a perplexity: give at least two tokens")
     tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)

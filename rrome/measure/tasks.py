@@ -160,7 +160,7 @@ class GlueTask:
     def _prompt(self, model: Model, question: str) -> str:
         for skipped in range(len(self.shots) + 1):
             prompt = "".join([*self.shots[skipped:], question])
-            if len(model.tokenizer(prompt, verbose=False)["input_ids"]) <= model.context - self.n_tokens:
+            if len(model.encode(prompt)) <= model.context - self.n_tokens:
                 return prompt
         raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
 

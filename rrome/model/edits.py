@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from ..store.disk import RromeError
 from .site import EditSite, blocks_of, find_site
 
 ROWS = 256  # of W that are read at a time
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a weight
 
 
 class Update(Protocol):
@@ -48,8 +49,8 @@ class Edits:
     Every method that changes W raises RromeError when W is not the original plus these updates.
     """
 
-    def __init__(self, site: EditSite):
-        self._site = site
+    def __init__(self, site: EditSite, fingerprint: str):
+        self._site, self._fingerprint = site, fingerprint
         self._original: torch.Tensor | None = None
         self._updates: list[Update] = []
         self._checksum = checksum(site.weight)
@@ -137,6 +138,12 @@ class Edits:
     def check(self, update: Update) -> None:
         """RromeError for an update of another shape, or with NaN or infinity."""
         weight, left, right = self._site.weight, update.left, update.right
+        origin = getattr(update, "origin", None)
+        if origin not in (None, (self._fingerprint, self._site.path)):
+            raise RromeError(
+                f"the update of {update.subject!r} was made for {origin[1]} of model {origin[0]}, not for {self._site.path} of "
+                f"{self._fingerprint}: make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
+            )
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
             raise RromeError(
                 f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
@@ -154,10 +161,9 @@ def _same(one: Update, other: Update) -> bool:
 
 def checksum(weight: torch.Tensor) -> int:
     """A checksum of a matrix, computed on its device, that changes when any one entry changes."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     total = 0
     for rows in weight.split(ROWS):
-        bits = rows.contiguous().view(integers).flatten().long()
+        bits = rows.contiguous().view(BITS[weight.element_size()]).flatten().long()
         odd = torch.arange(1, 2 * len(bits), 2, device=bits.device)
         total = (1_000_003 * total + int((bits * odd).sum())) % 2**64
     return total
@@ -165,10 +171,12 @@ def checksum(weight: torch.Tensor) -> int:
 
 @dataclass(eq=False)
 class Record:
-    """One language model's fingerprint when it was loaded, and the edits of each W, by its path."""
+    """One language model's fingerprint when it was loaded, the edits of each W, by its path, and sums of the other weights."""
 
+    lm: PreTrainedModel = field(repr=False)
     fingerprint: str
     edits: dict[str, Edits]
+    sums: dict[str, int] = field(repr=False)
 
     @property
     def edited(self) -> list[Edits]:
@@ -176,10 +184,13 @@ class Record:
         return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
 
     def verify(self, up_to: int | None = None) -> None:
-        """RromeError for a W (of the layers up to one, if given) that something else has changed."""
+        """RromeError for a W that something else has changed: of the layers up to one or, without it, for any weight."""
         for edits in self.edits.values():
             if up_to is None or edits.layer <= up_to:
                 edits.verify()
+        if up_to is None and (changed := sorted(name for name, _ in self.sums.items() ^ _sums(self).items())):
+            what = f"the weights {', '.join(dict.fromkeys(changed[:3]))} were changed after the model was wrapped"
+            raise RromeError(f"{what}: wrap it again, rrome.wrap(model.lm, ...), with no edit in it, and make C_0 anew")
 
     def refuse_edits(self, purpose: str, but: Edits | None = None) -> None:
         """RromeError, which names the purpose, when a W (but the one of `but`) is not as it was loaded."""
@@ -192,14 +203,23 @@ class Record:
 
 def record_of(lm: PreTrainedModel) -> Record:
     """The one record of a language model, however often it is wrapped; made anew while no W is edited."""
-    record = vars(lm).setdefault("rrome_record", Record("", {}))
+    record = vars(lm).setdefault("rrome_record", Record(lm, "", {}, {}))
     if not record.edited:
         record.fingerprint = weights_fingerprint(lm)
         for layer in range(len(blocks_of(lm))):
             with contextlib.suppress(RromeError):  # mixed blocks: this one has no edit site
                 site = find_site(lm, layer)
-                record.edits[site.path] = Edits(site)
+                record.edits[site.path] = Edits(site, record.fingerprint)
+        record.sums = _sums(record)
     return record
+
+
+def _sums(record: Record) -> dict[str, int]:
+    """The sum of the bits of every weight that is no W: it changes when one entry does, and takes one pass over memory."""
+    others = [
+        (name, weight) for name, weight in record.lm.named_parameters() if name[: -len(".weight")] not in record.edits
+    ]
+    return {name: int(weight.detach().view(BITS[weight.element_size()]).sum()) for name, weight in others}
 
 
 def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
@@ -166,21 +167,40 @@ def _from_pretrained(
     """The model, read straight onto its device, and its tokeniser."""
     pinned = {} if revision is None else {"revision": revision}
     device_map = "auto" if device == "auto" else {"": device}
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "output_loading_info": True, **pinned}
     try:
-        with quiet_bars():
+        with quiet_bars(), torch.inference_mode(False):
             tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-            lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **pinned)
-    except (OSError, ValueError, KeyError) as error:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RromeError(_no_model(source, error)) from error
+    lm, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise RromeError(f"{source} lacks the weights {names}, which would be random numbers: download or save it anew")
     if any(parameter.is_meta for parameter in lm.parameters()):
         raise RromeError(f"{source} does not fit into the memory here: take dtype=torch.bfloat16 or a smaller model")
     return lm, tokenizer
 
 
+def _starts(file: Path, mark: bytes) -> bool:
+    with open(file, "rb") as content:
+        return content.read(len(mark)) == mark
+
+
 def _no_model(source: str | Path, error: Exception | str) -> str:
     known = ", ".join(read_yaml("models.yaml"))
     if Path(source).exists():
-        return f"the folder {source} is not a model that transformers can load (config, weights and tokenizer): {error}"
+        pointers = [
+            file.name for file in Path(source).glob("*") if file.is_file() and _starts(file, b"version https://git-lfs")
+        ]
+        remedy = (
+            f"; {', '.join(pointers)}: a pointer of Git LFS, fetch the file itself with `git lfs pull`"
+            if pointers
+            else ""
+        )
+        what = f"the folder {source} is not a model that transformers can load (config, weights and tokenizer)"
+        return f"{what}: {error}{remedy}"
     return (
         f"unknown model {str(source)!r}: give a short name ({known}), a folder, or a hub id; a hub id needs a network "
         f"or an earlier download; {str(error).splitlines()[0]}"

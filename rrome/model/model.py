@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..store.disk import RromeError, digest
@@ -75,9 +76,27 @@ class Model:
         """The device of W, to which tokens are sent."""
         return self.site.weight.device
 
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text; RromeError for a token, added to the tokenizer, that the model has no embedding of."""
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        self.check_tokens(ids, text)
+        return ids
+
+    def check_tokens(self, ids: Sequence[int], text: str) -> None:
+        """RromeError for a token id that the model has no embedding of."""
+        if unknown := [token for token in ids if token >= rows_of(self.lm)]:
+            token = self.tokenizer.convert_ids_to_tokens(unknown[0])
+            what = f"{self.name} has no embedding of the token {token!r} in {text[:80]!r}"
+            raise RromeError(f"{what}: leave it out, or resize the embeddings and train them")
+
     def at_layer(self, layer: int) -> "Model":
         """The same model (shared weights), edited at another layer."""
         return self if layer == self.layer else replace(self, site=find_site(self.lm, layer))
+
+
+def rows_of(lm: PreTrainedModel) -> int:
+    """The number of tokens that the model has an embedding of."""
+    return cast(nn.Embedding, lm.get_input_embeddings()).num_embeddings
 
 
 def wrap(
@@ -96,9 +115,18 @@ def wrap(
     if ids[-1] in tokenizer.all_special_ids:
         end = tokenizer.convert_ids_to_tokens(ids[-1])
         raise RromeError(f"the tokenizer of {name} ends every text with {end}: load it with add_eos_token=False")
+    if adapters := [part for part in lm.modules() if type(part).__module__.startswith("peft.")]:
+        what = (
+            f"{name} holds an adapter of peft ({type(adapters[0]).__name__}), which would not be part of what is saved"
+        )
+        raise RromeError(f"{what}: merge it first, lm = lm.merge_and_unload(), or unload it")
+    if any(parameter.is_inference() for parameter in lm.parameters()):
+        raise RromeError(
+            f"{name} was loaded inside torch.inference_mode(), so its weights cannot be edited: load it outside"
+        )
     site = find_site(lm, layer)
     lm.eval().requires_grad_(False)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows_of(lm):
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return Model(name, lm, tokenizer, site, record_of(lm), origin or {}, published or {})
 
@@ -136,7 +164,7 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
 
 def check_generation(model: Model, prompt: str, n_tokens: int) -> None:
     """RromeError for a generation prompt that is empty, or does not fit into the model's context with `n_tokens` more."""
-    length = len(model.tokenizer(prompt, verbose=False)["input_ids"])
+    length = len(model.encode(prompt))
     if not prompt.strip():
         raise RromeError(f"the generation prompt {prompt!r} is empty: give it some text")
     if length + n_tokens > model.context:

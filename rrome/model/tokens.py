@@ -142,6 +142,7 @@ def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     if (length := len(encoded["input_ids"])) > model.context:
         what = f"a prompt of {length} tokens is too long for {model.name}, which reads {model.context}"
         raise RromeError(f"{what}: {text[:80]!r}...")
+    model.check_tokens(encoded["input_ids"], text)
     return encoded["input_ids"], encoded["offset_mapping"]
 
 

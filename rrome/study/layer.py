@@ -113,7 +113,8 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _score_difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
-    return harmonic_score(*shares[:3], axis=axis) - harmonic_score(*shares[3:], axis=axis)
+    es, ps, ns, *best = shares
+    return harmonic_score(es, ps, ns, axis) - harmonic_score(best[0], best[1], best[2], axis)
 
 
 def choose_layer(table: pd.DataFrame) -> int:

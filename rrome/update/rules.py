@@ -97,7 +97,8 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
 class RankOneUpdate:
     """Delta = left right^T as factors, `left` (d_v,) and `right` (d_k,), float32.
 
-    `denominator` is u . k_d, `cosine` that of the angle between k_e and k_e^o, `fact` the fact where it is known.
+    `denominator` is u . k_d, `cosine` that of the angle between k_e and k_e^o. Where they are known, `fact` is the fact and
+    `origin` the fingerprint of the model and the path of the W that it was made for.
     """
 
     left: torch.Tensor
@@ -107,6 +108,7 @@ class RankOneUpdate:
     denominator: float
     cosine: float
     fact: Fact | None = None
+    origin: tuple[str, str] | None = None
 
     @property
     def norm(self) -> float:
@@ -133,8 +135,8 @@ class RankOneUpdate:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Rule, subject, denominator, cosine and fact, as JSON."""
-        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine")}
+        """Rule, subject, denominator, cosine, origin and fact, as JSON."""
+        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine", "origin")}
         return known | {"fact": self.fact and self.fact.to_record()}
 
     @classmethod
@@ -142,7 +144,8 @@ class RankOneUpdate:
         """The update that has these factors and notes."""
         fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
         numbers = float(notes["denominator"]), float(notes["cosine"])
-        return cls(left, right, notes["rule"], notes["subject"], *numbers, fact)
+        origin = tuple(notes["origin"]) if notes.get("origin") else None
+        return cls(left, right, notes["rule"], notes["subject"], *numbers, fact, origin)
 
     def save(self, path: str | Path) -> None:
         """Write the factors to a safetensors file, the notes into its header."""
@@ -156,8 +159,8 @@ class RankOneUpdate:
         try:
             with safe_open(path, "pt") as file:
                 notes = file.metadata()
-                fact = json.loads(notes.get("fact", "null"))
-                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | {"fact": fact})
+                known = {name: json.loads(notes.get(name, "null")) for name in ("fact", "origin")}
+                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | known)
         except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise RromeError(f"{path} is not a saved update: {error}") from error
 

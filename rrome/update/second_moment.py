@@ -43,7 +43,10 @@ class SecondMoment:
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
         if failed or not factor.isfinite().all():
             what = f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens)"
-            raise RromeError(f"{what}: give more text")
+            if dead := (self.matrix.diagonal() == 0).nonzero().flatten().tolist():
+                names = ", ".join(map(str, dead[:5])) + (", ..." if len(dead) > 5 else "")
+                what += f", since {len(dead)} of {len(self.matrix)} neurons never fire in this text (number {names})"
+            raise RromeError(f"{what}: give more or other text, edit another layer, or give ridge=1e-6")
         object.__setattr__(self, "cholesky", factor)
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
@@ -66,12 +69,14 @@ def second_moment(
     texts: Sequence[str],
     n_tokens: int | None = 100_000,
     *,
+    ridge: float = 0.0,
     cache: bool = True,
     progress: bool | None = None,
 ) -> SecondMoment:
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
-    While a layer below l* is edited, C_0 is that of the edited model and is not cached.
+    `ridge` times the mean of the diagonal is added to it, for a layer with neurons that never fire. While a layer below l*
+    is edited, C_0 is that of the edited model and is not cached.
 
     Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
     `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
@@ -89,6 +94,9 @@ def second_moment(
         if cache:
             with atomic(path) as scratch:
                 save_file({"matrix": matrix}, scratch, metadata={"key": key})
+    if ridge:
+        key, added = f"{key}-ridge{ridge:g}", torch.full((len(matrix),), ridge * matrix.diagonal().mean().item())
+        matrix = matrix + added.double().diag()
     return SecondMoment(matrix, count, model.state, model.layer, key)
 
 
@@ -108,15 +116,14 @@ def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
     with the path of W. Raises RromeError for another kind of file, or one that does not fit the model and its layer.
     """
     path, site = Path(path), model.site
-    named = path.name.split("_float")[0]
-    if named != path.name and named != site.path:
-        remedy = "take its file, or another layer"
-        raise RromeError(f"{path.name} is of {named}, the model is edited at {site.path}: {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
             total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
+    if not path.name.startswith(f"{site.path}_"):
+        remedy = f"take that matrix's file, or, if this is it, call it {site.path}_float32_mom2_{count}.npz"
+        raise RromeError(f"the name {path.name} is not that of {site.path}, where the model is edited: {remedy}")
     d_k = site.weight.shape[1]
     if tuple(total.shape) != (d_k, d_k):
         read = f"W of {model.name} reads keys of {d_k}"
@@ -141,7 +148,7 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
     for text in texts:
         if left <= 0:
             break
-        ids = model.tokenizer(text, verbose=False)["input_ids"][:left]
+        ids = model.encode(text)[:left]
         left -= len(ids)
         windows += [ids[start : start + size] for start in range(0, len(ids), size)]
     count = sum(map(len, windows))
