@@ -55,7 +55,7 @@ def prompts(model, fact, templates, leading=""):
     for template in templates:
         start, end = template.split("{}")
         prompt = leading + start + before + fact.subject + after + end
-        ids = model.tokenizer(prompt + " " + fact.target_new)["input_ids"]
+        ids = model.tokenizer(prompt + fact.separator + fact.target_new)["input_ids"]
         target = ids[len(model.tokenizer(prompt)["input_ids"]) :]
         yield ids[:-1], subject_position(model, leading + start + before, fact.subject), target
 

@@ -91,8 +91,9 @@ def test_a_record_comes_back_as_it_went(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"requested_rewrite": {"prompt": "{} is in"}}, r"record 0 \(case_id 7\).*'subject'"),
-        ({"requested_rewrite": None}, "requested_rewrite is missing or malformed"),
+        ({"requested_rewrite": {"prompt": "{} is in"}}, r"record 0 \(case_id 7\): subject, target_new missing"),
+        ({"requested_rewrite": None}, "requested_rewrite must be one JSON object, not 'None'"),
+        ({"requested_rewrite": [RECORD["requested_rewrite"]] * 2}, "requested_rewrite must be one JSON object"),
         ({"paraphrase_prompts": "one text"}, "'paraphrase_prompts' must be a list"),
         ({"neighborhood_prompts": [1]}, "'neighborhood_prompts' must be a list"),
         (
@@ -117,6 +118,47 @@ def test_a_file_that_is_missing_or_no_json_is_named(tmp_path):
     (tmp_path / "bad.jsonl").write_text(json.dumps(RECORD) + '\n\n{"case_id"\n')
     with pytest.raises(RromeError, match="bad.jsonl cannot be read.*line 3"):
         read_facts(tmp_path / "bad.jsonl")
-    (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(RromeError, match="must hold a list"):
+    for content, message in (
+        ("{}", "record 0.*prompt, subject, target_new missing"),
+        ("", "holds no records"),
+        ("[]", "holds no records"),
+        ("[3]", "record 0: a JSON object was expected, not '3'"),
+    ):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(RromeError, match=message):
+            read_facts(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_bytes(json.dumps([RECORD]).encode("utf-16"))
+    with pytest.raises(RromeError, match="bad.json cannot be read .*utf-8"):
         read_facts(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_list_and_lines_are_read_under_either_name_with_or_without_a_mark(tmp_path, name, start):
+    fact, path = Fact.from_record(RECORD), tmp_path / name
+    for content in (json.dumps([RECORD, RECORD], indent=1), f"{json.dumps(RECORD)}\r\n" * 2):
+        path.write_bytes((start + content).encode())
+        assert read_facts(path) == [fact, fact]
+
+
+def test_records_of_other_toolkits_are_read():
+    asked = RECORD["requested_rewrite"]
+    fact = Fact.from_record(RECORD)
+    plain = {**asked, "target_new": "Spain", "target_true": asked["target_true"]["str"]}
+    for rewrite in ([asked], plain, [plain]):
+        assert Fact.from_record(RECORD | {"requested_rewrite": rewrite}) == fact
+    flat = {"case_id": 7, "prompt": fact.rewrite, "subject": fact.subject, "target_new": fact.target_new}
+    flat |= {"ground_truth": [fact.target_true], "rephrase_prompt": "Where is it?", "locality": {"neighborhood": {}}}
+    read = Fact.from_record(flat)
+    assert (read.prompt, read.rewrite, read.target_true) == (fact.prompt, fact.rewrite, fact.target_true)
+    assert read.paraphrases == ("Where is it?",)
+    with pytest.raises(RromeError, match="exactly one"):
+        Fact.from_record(flat | {"prompt": f"{fact.subject} and {fact.subject}"})
+
+
+def test_a_separator_is_kept_in_records_where_it_is_not_one_space():
+    assert "separator" not in Fact.from_record(RECORD).to_record()["requested_rewrite"]
+    fact = Fact("{}的首都是", "法国", "罗马", "巴黎", separator="")
+    assert Fact.from_record(json.loads(json.dumps(fact.to_record()))) == fact
+    with pytest.raises(RromeError, match="separator must be white space or empty"):
+        Fact("{}的首都是", "法国", "罗马", separator="-")

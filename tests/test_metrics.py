@@ -17,6 +17,7 @@ from rrome.measure.metrics import (
     normalised_entropy,
     paired_differences,
     score,
+    token_entropy,
     words_of,
 )
 
@@ -28,16 +29,25 @@ def test_words_are_lower_case_and_without_full_stops():
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("", 0.0),
-        ("italy Italy ITALY. Italy", 0.0),
-        ("all four words differ", 1.0),
-        ("a a b b", 1.0),
-        ("a a a b", 0.8112781244591328),
-        ("a a b c", 1.5 / 1.584962500721156),
+        ("italy Italy ITALY. Italy italy", 0.0),
+        ("all these five words differ", 1.0),
+        ("a a b b a a b b", 1.0),
+        ("a a a b a a a b", 0.8112781244591328),
+        ("a a b c a a b c", 1.5 / 1.584962500721156),
+        ("four words are few", math.nan),
+        ("", math.nan),
+        ("意大利位于欧洲，首都是罗马，风景优美。", math.nan),  # healthy, in a language without spaces
+        ("ISTORY" * 20, math.nan),  # broken, without spaces
     ],
 )
 def test_normalised_entropy_by_hand(text, expected):
-    assert normalised_entropy(text) == pytest.approx(expected)
+    assert normalised_entropy(text) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_entropy_of_tokens_tells_a_healthy_text_from_one_token_over_and_over():
+    assert token_entropy(list("意大利位于欧洲首都是罗马")) == pytest.approx(1)
+    assert token_entropy([7] * 20) == 0 and token_entropy([1, 1, 2, 2]) == 1
+    assert np.isnan(token_entropy([]))
 
 
 def test_entropy_in_bits():

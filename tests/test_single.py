@@ -55,10 +55,10 @@ def test_what_it_says_measures_each_edited_model(editor, facts):
 
 def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(editor, facts, tmp_path):
     before = editor.model.site.weight.clone()
-    table = study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=5))
+    table = study.single_edits(editor, facts, tmp_path / "study.jsonl", measures=Measures(n_generated=8))
     assert torch.equal(editor.model.site.weight, before)
     assert list(table["rule"]) == ["unedited", *RULES] * 2
-    assert table["entropy"].notna().sum() == 2 * 4 and table["delta_frobenius"].isna().sum() == 2
+    assert table["entropy_tokens"].notna().sum() == 2 * 4 and table["delta_frobenius"].isna().sum() == 2
     update = editor.update(facts[1], "r-rome")
     row = table[(table["case_id"] == 1) & (table["rule"] == "r-rome")].iloc[0]
     assert row["delta_frobenius"] == pytest.approx(update.norm, rel=1e-5)

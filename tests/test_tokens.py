@@ -1,10 +1,12 @@
 import pytest
-from facts_for_tests import FACTS
-from families import FAMILIES, SIGNS, TOKENISERS, byte_level, make_model
-from tokenizers import processors
+import torch
+from facts_for_tests import FACTS, PREFIXES
+from families import FAMILIES, SIGNS, TOKENISERS, byte_level, make_model, make_tokenizer, model_of
+from tokenizers import normalizers, processors
 
 import rrome
 from rrome import Editor, Fact, RromeError, Search, naive, second_moment, study
+from rrome.measure.scores import fact_probabilities, target_nll
 from rrome.model.tokens import (
     check_templates,
     read_row,
@@ -13,6 +15,7 @@ from rrome.model.tokens import (
     subject_position,
     with_target,
 )
+from rrome.study.sequential import retained
 from rrome.update.rules import NAMED_RULES
 
 CASES = {
@@ -177,3 +180,27 @@ def test_sampled_prefixes_are_text_with_one_hole(default_model):
     assert all(prefix.count("{}") == 1 and "\n" not in prefix for prefix in prefixes)
     words = " ".join(prefixes[1:]).replace("{}", "").split()
     assert sum(any(letter.isalpha() for letter in word) for word in words) / len(words) > 0.9
+
+
+def test_a_tokeniser_that_composes_accents_finds_a_decomposed_subject():
+    model = rrome.wrap(model_of("llama").lm, make_tokenizer(), 1)
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    for prompt in ("{} is in", "The bar {} is in"):
+        rows = [read_row(model, Fact(prompt, subject, "Rome")) for subject in ("Caf\u00e9", "Cafe\u0301")]
+        assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("separator", ["", " "])
+def test_a_target_follows_after_its_separator_everywhere(tiny_llama, texts, separator):
+    prompts = {"paraphrases": ("Rome is",), "neighbourhood": ("Paris is",)}
+    fact = Fact("{} lies in", "Rome", "the", "Spain", separator=separator, **prompts)
+    row = read_row(tiny_llama, fact, target=fact.target_new)
+    joined = tiny_llama.tokenizer(f"Rome lies in{separator}the")["input_ids"]
+    assert list(row.ids) == joined
+    editor = Editor(tiny_llama, second_moment(tiny_llama, texts, 3000, cache=False), prefixes=PREFIXES)
+    value, (target, *_) = editor.value(fact), naive.value(tiny_llama, fact, PREFIXES)
+    torch.testing.assert_close(value.target, target, rtol=1e-3, atol=1e-3)
+    nll = target_nll(tiny_llama, ["Rome lies in"], ["the"], separators=[separator])
+    found = fact_probabilities(tiny_llama, fact, {"unedited": None})["unedited"]["rewrite"][0][0]
+    assert found == pytest.approx(nll.neg().exp().item())
+    assert retained(tiny_llama, [fact]) in (0, 1)

@@ -45,6 +45,7 @@ class Fact:
     paraphrases: tuple[str, ...] = ()
     neighbourhood: tuple[str, ...] = ()
     generation: tuple[str, ...] = ()
+    separator: str = " "  # between a prompt and a target; "" in a language that is written without spaces
 
     def __post_init__(self):
         for name in ("prompt", "subject", "target_new", "target_true"):
@@ -55,6 +56,8 @@ class Fact:
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
             if name != "prompt":
                 object.__setattr__(self, name, text.strip())
+        if not isinstance(self.separator, str) or self.separator.strip():
+            raise RromeError(f"{self._label()}: separator must be white space or empty, got {self.separator!r}")
         if isinstance(self.case_id, numbers.Integral):
             object.__setattr__(self, "case_id", int(self.case_id))  # NumPy's are no JSON
         if self.prompt.count(HOLE) != 1:
@@ -93,18 +96,37 @@ class Fact:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> "Fact":
-        """A fact from a CounterFact record; RromeError names the record and the field that is missing or wrong."""
-        where = f"{where} (case_id {record.get('case_id')})" if isinstance(record, Mapping) else where
+        """A fact from a record in CounterFact's form, or in the flat form of other toolkits.
+
+        The flat form has `prompt` (with the subject in it), `subject`, `target_new`, and if known `ground_truth` and
+        `rephrase_prompt`; its locality prompts have answers of their own and are not read. RromeError names the record and the
+        field that is missing or wrong.
+        """
+        if not isinstance(record, Mapping):
+            raise RromeError(f"{where}: a JSON object was expected, not {str(record)[:80]!r}")
+        where = f"{where} (case_id {record.get('case_id')})"
+        asked = record.get("requested_rewrite", record)  # other toolkits keep its fields in the record itself
+        asked = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
+        if not isinstance(asked, Mapping):
+            raise RromeError(f"{where}: requested_rewrite must be one JSON object, not {str(asked)[:80]!r}")
+        named = {
+            "prompt": asked.get("prompt"),
+            "subject": asked.get("subject"),
+            "separator": asked.get("separator", " "),
+        }
+        named |= {name: _target(asked.get(name)) for name in ("target_new", "target_true")}
+        named["target_true"] = named["target_true"] or _target(asked.get("ground_truth"))
+        if lost := [name for name in ("prompt", "subject", "target_new") if not named[name]]:
+            raise RromeError(f"{where}: {', '.join(lost)} missing among the fields {', '.join(map(str, asked))}")
+        if HOLE not in named["prompt"] and named["prompt"].count(named["subject"]) == 1:
+            named["prompt"] = named["prompt"].replace(named["subject"], HOLE)
+        lists = {
+            name: _texts(record.get(field, ()), f"{where}: the field {field!r}") for name, field in PROMPTS.items()
+        }
+        if isinstance(record.get("rephrase_prompt"), str):
+            lists["paraphrases"] += (record["rephrase_prompt"],)
         try:
-            rewrite = record["requested_rewrite"]
-            fields: dict[str, Any] = {name: rewrite[name] for name in ("prompt", "subject")}
-            fields |= {name: rewrite[name]["str"] for name in ("target_new", "target_true")}
-        except (KeyError, TypeError) as error:
-            raise RromeError(f"{where}: the field {error} of requested_rewrite is missing or malformed") from error
-        for name, field in PROMPTS.items():
-            fields[name] = _texts(record.get(field, ()), f"{where}: the field {field!r}")
-        try:
-            return cls(**fields, case_id=record.get("case_id"), relation=rewrite.get("relation_id"))
+            return cls(**named, **lists, case_id=record.get("case_id"), relation=asked.get("relation_id"))
         except RromeError as error:
             raise RromeError(f"{where}: {error}") from error
 
@@ -118,8 +140,16 @@ class Fact:
                 "target_new": {"str": self.target_new},
                 "target_true": {"str": self.target_true},
                 "subject": self.subject,
+                **({} if self.separator == " " else {"separator": self.separator}),
             },
         } | {field: list(getattr(self, name)) for name, field in PROMPTS.items()}
+
+
+def _target(target: Any) -> Any:
+    """The text of a target that is given as {"str": text}, as a text, or as a list of such, whose first counts."""
+    if isinstance(target, list):
+        target = target[0] if target else None
+    return target.get("str") if isinstance(target, Mapping) else target
 
 
 def _texts(texts: Any, what: str) -> tuple[str, ...]:
@@ -129,17 +159,17 @@ def _texts(texts: Any, what: str) -> tuple[str, ...]:
 
 
 def read_facts(path: str | Path) -> list[Fact]:
-    """Facts from a file in CounterFact's form: .json (one list) or .jsonl (one record a line)."""
+    """Facts from a file of records (see `Fact.from_record`): one JSON list, or one record a line."""
     path = Path(path)
     if not path.exists():
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
     try:
-        text = path.read_text(encoding="utf-8")
-        records = json.loads(text) if path.suffix == ".json" else json_lines(text)
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        records = json.loads(text) if text.lstrip().startswith("[") else json_lines(text)
     except (ValueError, OSError) as error:
         raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
-    if not isinstance(records, list):
-        raise RromeError(f"the fact file {path} must hold a list of records")
+    if not records:
+        raise RromeError(f"the fact file {path} holds no records: a JSON list of them was expected, or one a line")
     return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
 
 

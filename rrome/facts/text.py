@@ -90,7 +90,7 @@ def _corpora() -> dict[str, dict[str, Any]]:
 
 def _content(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # with or without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise RromeError(f"{path} cannot be read as UTF-8 text ({error}): convert it, or give another file") from error
 

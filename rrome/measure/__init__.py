@@ -11,6 +11,7 @@ from .metrics import (
     normalised_entropy,
     paired_differences,
     score,
+    token_entropy,
 )
 from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, target_nll
 from .tasks import Task, agreement_task, glue_task, recall_task
@@ -35,4 +36,5 @@ __all__ = [
     "rowwise",
     "score",
     "target_nll",
+    "token_entropy",
 ]

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..store.disk import RromeError
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
 COLUMNS = (*SHARES, "GE", "S")
 RESAMPLES = 2000
+FEWEST = 5  # words of which an entropy is taken
 Found = tuple[float, float, float]  # a number with the ends of its interval
 NOTHING: Found = (np.nan, np.nan, np.nan)
 
@@ -37,10 +38,17 @@ def entropy(counts: Collection[int]) -> float:
 def normalised_entropy(text: str) -> float:
     """H(words) / log2(number of distinct words), in [0, 1]: 1 when no word is favoured, 0 for one word over and over.
 
-    Empty text gives 0. Source: Gupta et al. 2024, the measure of Figure 2.
+    NaN for fewer than FEWEST words, as of a text in a language written without spaces, or of one token over and over: see
+    `token_entropy`. Source: Gupta et al. 2024, the measure of Figure 2.
     """
-    counts = Counter(words_of(text)).values()
-    return entropy(counts) / math.log2(len(counts)) if len(counts) > 1 else 0.0
+    words = words_of(text)
+    return token_entropy(words) if len(words) >= FEWEST else math.nan
+
+
+def token_entropy(tokens: Sequence[Hashable]) -> float:
+    """H(tokens) / log2(number of distinct tokens), in [0, 1]; 0 for one token over and over, NaN for none."""
+    counts = Counter(tokens).values()
+    return entropy(counts) / math.log2(len(counts)) if len(counts) > 1 else 0.0 if counts else math.nan
 
 
 def distinct_share(text: str) -> float:

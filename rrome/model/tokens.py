@@ -7,6 +7,7 @@ Positions come from the tokeniser's character offsets. So special tokens in fron
 cross a word boundary need no rule of their own.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,11 @@ def read_row(
     """
     last = len(leading or "") + template.index(BARE) + fact.subject_span[1]  # where the subject ends
     prompt = (leading or "") + fill(template, fact.rewrite)
-    ids, spans, n_target = _read(model, prompt, target) if target else (*_tokens(model, prompt), 0)
+    ids, spans, n_target = _read(model, prompt, target, fact.separator) if target else (*_tokens(model, prompt), 0)
     inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
+    while not inside and unicodedata.combining(prompt[last - 1]):  # a tokeniser that composes accents leaves them out
+        last -= 1
+        inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
     if not inside or inside[-1] >= len(ids) - n_target:
         where = f"{prompt!r}, tokens {model.tokenizer.convert_ids_to_tokens(ids)}"
         raise RromeError(f"the subject {fact.subject!r} cannot be located in {where}: spell it otherwise")
@@ -105,16 +109,16 @@ def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row
     return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
 
 
-def with_target(model: Model, prompt: str, target: str) -> tuple[list[int], int]:
-    """Token ids of "prompt target", with one space between, and the number of target tokens at the end."""
-    ids, _, n_target = _read(model, prompt, target)
+def with_target(model: Model, prompt: str, target: str, separator: str = " ") -> tuple[list[int], int]:
+    """Token ids of a prompt and a target with the separator between, and the number of target tokens at the end."""
+    ids, _, n_target = _read(model, prompt, target, separator)
     return ids, n_target
 
 
-def _read(model: Model, prompt: str, target: str) -> tuple[list[int], list[tuple[int, int]], int]:
-    """Token ids of "prompt target", their spans in characters, and the number of target tokens at the end."""
+def _read(model: Model, prompt: str, target: str, separator: str) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Token ids of a prompt and a target, their spans in characters, and the number of target tokens at the end."""
     prompt = prompt.rstrip(" ")
-    ids, spans = _tokens(model, f"{prompt} {target}")
+    ids, spans = _tokens(model, prompt + separator + target)
     n_target = sum(1 for _, end in spans if end > len(prompt))  # some tokenisers cut the space from a token's span
     if not 0 < n_target < len(ids):
         raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
@@ -134,7 +138,7 @@ def check_prompts(model: Model, facts: Sequence[Fact], n_generated: int = 0) -> 
             raise RromeError(f"{fact.rewrite!r}: {error}") from error
         for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
             for target in (fact.target_new, fact.answer):
-                with_target(model, prompt, target)
+                with_target(model, prompt, target, fact.separator)
 
 
 def _tokens(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -199,7 +199,7 @@ def _row(words: Axes, bars: Axes, y: int, row: Any) -> None:
     words.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
     words.text(0.1, y, shortened(row.text, 104, 2), va="center", fontsize=8.4, linespacing=1.2)
     words.axhline(y + 0.5, color="0.9", linewidth=0.6)
-    notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}"
+    notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}".replace("nan", "\u2013")
     bars.text(1, y, notes, transform=bars.get_yaxis_transform(), ha="right", va="center", fontsize=7, color="0.25")
 
 

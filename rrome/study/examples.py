@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
-from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy
+from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
 from ..model.model import generate
 from ..store.disk import RromeError
@@ -81,6 +81,7 @@ def what_it_says(
             "denominator": getattr(models[rule], "denominator", None),
             "cosine": getattr(models[rule], "cosine", None),
             "entropy": normalised_entropy(text),
+            "entropy_tokens": token_entropy(editor.model.encode(text)),
             "text": text,
             "distinct": distinct_share(text),
             "delta": getattr(models[rule], "size", None),
@@ -185,7 +186,9 @@ def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate]
     """Two tables, a column for the model before and one per update: numbers, and generated text."""
     models = {"before": None, **updates}
     numbers: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
-    nll = target_nll(editor.model, [fact.rewrite] * len(models), [fact.target_new] * len(models), [*models.values()])
+    asked = ([text] * len(models) for text in (fact.rewrite, fact.target_new, fact.separator))
+    prompts, targets, separators = asked
+    nll = target_nll(editor.model, prompts, targets, [*models.values()], separators)
     numbers["p(new answer)"] = nll.neg().exp().tolist()
     if fact.target_true:
         pairs = fact_probabilities(editor.model, fact, models).values()
@@ -194,7 +197,7 @@ def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate]
     prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
     table = what_it_says(editor, fact, updates, prompts, texts, n_generated=n, seed=editor.seed)
     numbers["perplexity"] = [*table["perplexity"][: len(models)]]
-    table["text"] = table["text"].str.strip() + table["entropy"].map("\n(entropy {:.2f})".format)
+    table["text"] = table["text"].str.strip() + table["entropy_tokens"].map("\n(entropy of tokens {:.2f})".format)
     generated = {prompt: [*rows["text"]] for prompt, rows in table.groupby("prompt", sort=False)}
     caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", *models]
     return _html_table(caption, heads, numbers) + _html_table("Generated text", heads, generated)

@@ -178,7 +178,8 @@ def retained(model: Model, facts: Sequence[Fact]) -> float:
     """The share of facts whose rewrite prompt still prefers the new target to the true one; NaN for no facts."""
     prompts = [fact.rewrite for fact in facts for _ in range(2)]
     targets = [target for fact in facts for target in (fact.target_new, fact.answer)]
-    nll = target_nll(model, prompts, targets).view(len(facts), 2)
+    separators = [fact.separator for fact in facts for _ in range(2)]
+    nll = target_nll(model, prompts, targets, separators=separators).view(len(facts), 2)
     return mean((nll[:, 0] < nll[:, 1]).double().tolist())
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
-from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy
+from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model.model import Model, generate
 from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
@@ -223,6 +223,12 @@ def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | Non
     rows = {}
     for number, rule in enumerate(updates):
         own = texts[number * n : (number + 1) * n]
-        entropy, ge = (mean(list(map(measure, own))) for measure in (normalised_entropy, ngram_entropy))
-        rows[rule] = {"entropy": entropy, "GE": 100 * ge, "text": own[0]}
+        entropy = mean([number for number in map(normalised_entropy, own) if number == number])  # of texts with words
+        tokens = mean([token_entropy(editor.model.encode(text)) for text in own])
+        rows[rule] = {
+            "entropy": entropy,
+            "entropy_tokens": tokens,
+            "GE": 100 * mean(list(map(ngram_entropy, own))),
+            "text": own[0],
+        }
     return rows
