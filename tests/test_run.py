@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,16 @@ def test_a_profile_sets_parameters_and_figures_go_where_they_should(project, tmp
     assert (tmp_path / "figures" / "made.txt").read_text() == "3"
     assert notebook.read_bytes() == before
     assert [path.name for path in output.parent.iterdir()] == ["01_small.ipynb"]
+
+
+def test_a_run_uses_this_interpreters_kernel_whatever_jupyter_finds(project, tmp_path, monkeypatch):
+    broken = tmp_path / "jupyter" / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    argv = ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (broken / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "broken", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    assert run.run(project("all: {}"), "laptop", tmp_path / "figures").exists()
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path / "jupyter")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,17 @@ from rrome import EditLog, Editor, RromeError
 from rrome.edit import Solution
 from rrome.measure.metrics import fact_metrics
 from rrome.measure.scores import fact_probabilities, perplexity
-from rrome.study import Checks, collapse_edit, curve, disabling_edits, read_sequential, sequential_edits, survival
+from rrome.study import (
+    Checks,
+    collapse_edit,
+    curve,
+    disabling_edits,
+    read_sequential,
+    read_single_edits,
+    sequential_edits,
+    single_edits,
+    survival,
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +146,50 @@ def test_a_finished_run_is_only_read(whole, monkeypatch):
 
 def test_a_run_can_be_prolonged_and_cut(editor, whole, tmp_path):
     facts = make_facts()
-    sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
+    sequential_edits(editor, facts[:3], tmp_path, rule="rome", checks=CHECKS)  # with a checkpoint of its own at its end
     same(sequential_edits(editor, facts, tmp_path, rule="rome", checks=CHECKS), whole[0])
     same_weights(tmp_path, whole[1])
     short = sequential_edits(editor, facts[:4], tmp_path, rule="rome", checks=CHECKS)
     assert len(short.edits) == len(short.final) == 4 and list(short.checkpoints["edits"]) == [0, 2, 4]
+
+
+def as_version_0_1(file, renamed=()):
+    """Give a journal the first line that version 0.1 wrote, which knew neither the model's name nor its dtype."""
+    first, rest = file.read_text().split("\n", 1)
+    settings = json.loads(first)["settings"]
+    old = {name: value for name, value in settings.items() if name not in ("model_name", "dtype", *dict(renamed))}
+    old |= {there: settings[here] for here, there in renamed}
+    file.write_text(json.dumps({"settings": old}) + "\n" + rest)
+
+
+def test_a_run_of_version_0_1_is_read_and_replayed_and_not_continued(editor, whole, tmp_path):
+    table, folder = whole
+    shutil.copytree(folder, tmp_path / "old")
+    for file in (tmp_path / "old").glob("*.jsonl"):
+        as_version_0_1(file)
+    same(read_sequential(tmp_path / "old"), table)
+    EditLog(tmp_path / "old").replay(editor.model, 2)
+    assert editor.model.edits.size == pytest.approx(table.edits["delta_after"][1])
+    editor.model.edits.set(())
+    with pytest.raises(RromeError, match="holds a study with other settings .*dtype: None there"):
+        sequential_edits(editor, make_facts(), tmp_path / "old", rule="rome", checks=CHECKS)
+
+
+def test_single_edits_of_version_0_1_are_read_and_not_continued(editor, tmp_path):
+    facts, path = make_facts(1), tmp_path / "rows.jsonl"
+    table = single_edits(editor, facts, path, rules=["rome"])
+    as_version_0_1(path, [("generated", "spoken")])
+    pd.testing.assert_frame_equal(read_single_edits(path), table)
+    with pytest.raises(RromeError, match="other settings .*dtype: None there"):
+        single_edits(editor, facts, path, rules=["rome"])
+
+
+def test_a_run_that_has_measured_nothing_yet_says_so(editor, tmp_path):
+    sequential_edits(editor, make_facts(1), tmp_path, rule="rome", checks=CHECKS)
+    for file in tmp_path.glob("*.jsonl"):
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(RromeError, match="has measured nothing yet: wait for its first checkpoint"):
+        read_sequential(tmp_path)
 
 
 def test_nan_does_not_stop_a_run(editor, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def sequential_edits(
             missing = [n for n in range(1, len(facts) + 1) if checks.retest and n not in measured]
             for n in bar(missing, desc="re-test", unit="fact", show=progress):
                 final.append({"edit": n, "of": len(facts)} | _metrics(editor.model, facts[n - 1]))
-            return _tables(folder, len(facts), log.rows, checkpoints.rows, final.rows)
+            return _tables(folder, len(facts), checks.every, log.rows, checkpoints.rows, final.rows)
     finally:
         editor.model.edits.set(())
 
@@ -192,13 +192,17 @@ def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
     if known:
         folder = find_study("sequential", folder, **known).parent
     log = EditLog(folder)
-    checkpoints, final = (read_journal(folder / name)[1] for name in (CHECKPOINTS, FINAL))
-    return _tables(folder, len(log), log.rows, checkpoints, final)
+    (settings, checkpoints), (_, final) = (read_journal(folder / name) for name in (CHECKPOINTS, FINAL))
+    if not checkpoints:
+        raise RromeError(f"the run in {folder} has measured nothing yet: wait for its first checkpoint")
+    return _tables(folder, len(log), settings["every"], log.rows, checkpoints, final)
 
 
 def _tables(
-    folder: Path, n: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
+    folder: Path, n: int, every: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
 ) -> SequentialRun:
+    """The tables of the first n edits; the last checkpoint of a run that was prolonged is left out."""
+    due = [row for row in checkpoints if row["edits"] == n or (row["edits"] < n and row["edits"] % every == 0)]
     rows = []
     for row in edits[:n]:
         asked = row["fact"]["requested_rewrite"]
@@ -206,7 +210,7 @@ def _tables(
         rows.append(row | about)
     return SequentialRun(
         pd.DataFrame(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
-        pd.DataFrame(sorted((row for row in checkpoints if row["edits"] <= n), key=lambda row: row["edits"])),
+        pd.DataFrame(sorted(due, key=lambda row: row["edits"])),
         pd.DataFrame([row for row in final if row["of"] == n]),
         folder,
     )
