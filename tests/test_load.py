@@ -189,9 +189,11 @@ def test_a_readers_own_gguf_file_loads_by_its_path(default_model):
 def test_a_gguf_file_that_is_missing_or_something_else_is_named(no_cache, tmp_path):
     with pytest.raises(RromeError, match="no GGUF file .*absent.gguf"):
         rrome.load(tmp_path / "absent.gguf")
-    (tmp_path / "junk.gguf").write_bytes(b"junk")
-    with pytest.raises(RromeError, match="junk.gguf is not a GGUF file of a language model"):
-        rrome.load(tmp_path / "junk.gguf")
+    whole = loading.wheel_file(ENTRY).read_bytes()
+    for content in (b"junk", POINTER, whole[: len(whole) // 1000]):
+        (tmp_path / "junk.gguf").write_bytes(content)
+        with pytest.raises(RromeError, match="junk.gguf is not a GGUF file of a language model .*, or not whole"):
+            rrome.load(tmp_path / "junk.gguf")
     assert not list((no_cache / "models").iterdir())
 
 

@@ -97,9 +97,9 @@ def _convert(source: Path, folder: Path, source_hash: str) -> None:
         try:
             quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**where)
-        except (ValueError, KeyError, NotImplementedError, OSError) as error:
-            what = "is not a GGUF file of a language model that transformers reads"
-            raise RromeError(f"{source} {what}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # whatever the readers of a damaged file raise
+            what = "is not a GGUF file of a language model that transformers reads, or not whole"
+            raise RromeError(f"{source} {what}: {(str(error) or repr(error)).splitlines()[0]}") from error
         config = quantised.config
         vars(config).pop("quantization_config", None)
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

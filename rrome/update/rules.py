@@ -151,7 +151,7 @@ class RankOneUpdate:
         """Write the factors to a safetensors file, the notes into its header."""
         notes = {name: note if isinstance(note, str) else json.dumps(note) for name, note in self.notes.items()}
         with atomic(Path(path)) as scratch:
-            save_file({"left": self.left, "right": self.right}, scratch, metadata=notes)
+            save_file({"left": self.left.cpu(), "right": self.right.cpu()}, scratch, metadata=notes)
 
     @classmethod
     def load(cls, path: str | Path) -> "RankOneUpdate":

@@ -5,6 +5,7 @@
 It is accumulated and factored in float64, solved by Cholesky, and cached on disk.
 """
 
+import contextlib
 import sys
 import warnings
 import zipfile
@@ -162,8 +163,9 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    device = torch.device("cpu") if model.device.type == "mps" else model.device  # MPS has no float64
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64)
+    with contextlib.suppress(TypeError, RuntimeError):  # a Mac's MPS and some others have no float64
+        matrix = matrix.to(model.device)
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
