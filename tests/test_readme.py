@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import pandas as pd
 import pytest
 from facts_for_tests import FACTS
 
 import rrome.study.cluster
+from rrome.study import safety
 
 ROOT = Path(__file__).parent.parent
 README, GUIDES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
@@ -102,12 +104,22 @@ def test_what_the_readme_says_of_first_token_subjects_was_computed():
 
 
 def test_the_layers_are_those_that_were_measured():
-    for row in accepted("layer_choice"):
-        shares = [f"{float(row[name]):.2f}" for name in ("ES", "PS", "NS", "S", "S_low", "S_high")]
-        ratios = [f"{float(row[f'perplexity_{rule}']):.2f}" for rule in rrome.update.NAMED_RULES]
-        es, ps, ns, s, low, high = shares
-        line = " | ".join([es, ps, ns, f"{s} [{low}, {high}]", *ratios])
-        assert re.search(rf"^\| \**{row['layer']}\** \| {re.escape(line)} \|$", TEXT["models"], re.M), line
+    measured = {row["layer"]: row for row in accepted("layer_choice")}
+    told = re.findall(r"^\| \**(\d+)\** \| (.*) \|$", TEXT["models"], re.M)
+    assert len(told) > 5
+    for layer, cells in told:
+        row = {name: float(number) for name, number in measured[layer].items()}
+        shares = " | ".join(f"{row[name]:.2f}" for name in ("ES", "PS", "NS"))
+        broken = " | ".join(f"{row[f'broken_{rule}']:.0f}" for rule in rrome.update.NAMED_RULES)
+        assert cells == f"{shares} | {row['S']:.2f} [{row['S_low']:.2f}, {row['S_high']:.2f}] | {broken}", layer
+
+
+def test_what_is_said_of_the_depth_map_was_computed():
+    found = safety(pd.read_csv(ROOT / "figures" / "data" / "depth_map.csv").query("stratum == 'first-token'"))
+    told = re.findall(r"^\| `([a-z-]+)` .*\| (\d+) of (\d+) \| (\d+) \|$", TEXT["which-rule"], re.M)
+    assert {rule: tuple(map(int, numbers)) for rule, *numbers in told} == {
+        rule: (int(row["broken"]), int(row["edits"]), int(row["layers"])) for rule, row in found.iterrows()
+    }
 
 
 def test_the_speed_is_what_was_measured():

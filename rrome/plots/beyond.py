@@ -122,6 +122,19 @@ def layer_choice(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _times(ratio: float) -> str:
+    """A ratio in at most three letters; nothing below 2."""
+    if ratio < 2:
+        return ""
+    return (
+        f"{ratio:.0f}"
+        if ratio < 1000
+        else f"{ratio / 1000:.0f}k"
+        if ratio < 1e5
+        else f"{ratio:.0e}".replace("e+0", "e")
+    )
+
+
 @style()
 def depth_map(table: pd.DataFrame) -> Figure:
     """Eight rules by layer: the largest perplexity after / before of any edit in `table` (see study.depth_map).
@@ -146,7 +159,7 @@ def depth_map(table: pd.DataFrame) -> Figure:
     sns.lineplot(lengths, x="place", y="norm", estimator="median", errorbar=None, markersize=5, ax=norms, **looks)
     norms.set(yscale="log", ylabel="norm, median")
     legend(norms, loc="upper left", ncols=2)
-    shown = worst.map(lambda times: "" if times < 2 else f"{times:.0f}" if times < 1000 else f"{times / 1000:.0f}k")
+    shown = worst.map(_times)
     colours = {"cmap": "rocket_r", "norm": LogNorm(1, 1e4, clip=True), "linewidths": 0.5}
     bar = {"label": "perplexity after / before", "pad": 0.01}
     sns.heatmap(worst, annot=shown, fmt="", annot_kws={"fontsize": 6.5}, cbar_kws=bar, ax=cells, **colours)
