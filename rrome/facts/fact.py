@@ -109,7 +109,7 @@ class Fact:
         asked = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
         if not isinstance(asked, Mapping):
             raise RromeError(f"{where}: requested_rewrite must be one JSON object, not {str(asked)[:80]!r}")
-        named = {
+        named: dict[str, Any] = {
             "prompt": asked.get("prompt"),
             "subject": asked.get("subject"),
             "separator": asked.get("separator", " "),
@@ -120,7 +120,7 @@ class Fact:
             raise RromeError(f"{where}: {', '.join(lost)} missing among the fields {', '.join(map(str, asked))}")
         if HOLE not in named["prompt"] and named["prompt"].count(named["subject"]) == 1:
             named["prompt"] = named["prompt"].replace(named["subject"], HOLE)
-        lists = {
+        lists: dict[str, Any] = {
             name: _texts(record.get(field, ()), f"{where}: the field {field!r}") for name, field in PROMPTS.items()
         }
         if isinstance(record.get("rephrase_prompt"), str):

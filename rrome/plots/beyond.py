@@ -131,7 +131,7 @@ def _times(ratio: float) -> str:
         if ratio < 1000
         else f"{ratio / 1000:.0f}k"
         if ratio < 1e5
-        else f"{ratio:.0e}".replace("e+0", "e")
+        else f"{ratio:.0e}".replace("+0", "").replace("+", "")
     )
 
 
@@ -171,7 +171,7 @@ def depth_map(table: pd.DataFrame) -> Figure:
     cells.hlines(ends[:-1], *cells.get_xlim(), color="black", linewidth=1.2)
     for name, end, rules in zip(groups, ends, groups.values(), strict=True):
         middle = (end - len(rules) / 2, cells.get_yaxis_transform())
-        cells.text(-0.1, middle[0], name, transform=middle[1], ha="right", va="center", fontsize=7)
+        cells.text(-0.12, middle[0], name, transform=middle[1], ha="right", va="center", fontsize=7)
     return figure
 
 
