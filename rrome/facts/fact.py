@@ -118,8 +118,8 @@ class Fact:
         named["target_true"] = named["target_true"] or _target(asked.get("ground_truth"))
         if lost := [name for name in ("prompt", "subject", "target_new") if not named[name]]:
             raise RromeError(f"{where}: {', '.join(lost)} missing among the fields {', '.join(map(str, asked))}")
-        if HOLE not in named["prompt"] and named["prompt"].count(named["subject"]) == 1:
-            named["prompt"] = named["prompt"].replace(named["subject"], HOLE)
+        if HOLE not in (prompt := str(named["prompt"])) and prompt.count(str(named["subject"])) == 1:
+            named["prompt"] = prompt.replace(str(named["subject"]), HOLE)
         lists: dict[str, Any] = {
             name: _texts(record.get(field, ()), f"{where}: the field {field!r}") for name, field in PROMPTS.items()
         }
