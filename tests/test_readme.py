@@ -120,6 +120,8 @@ def test_what_is_said_of_the_depth_map_was_computed():
     assert {rule: tuple(map(int, numbers)) for rule, *numbers in told} == {
         rule: (int(row["broken"]), int(row["edits"]), int(row["layers"])) for rule, row in found.iterrows()
     }
+    assert f"r-ROME breaks this model at {found.loc['r-rome', 'layers']:.0f} of 30 layers" in TEXT["README"]
+    assert not found.loc[["p-rome", "aao"], "broken"].any()
 
 
 def test_the_speed_is_what_was_measured():
