@@ -16,7 +16,16 @@ __all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_tex
 CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}
 
 # Files that start processes, execute notebooks or read what they left: `make test-fast` leaves them out.
-SLOW = {"test_book", "test_cluster", "test_footprint", "test_notebooks", "test_playground", "test_run", "test_scale"}
+SLOW = {
+    "test_accelerator",
+    "test_book",
+    "test_cluster",
+    "test_footprint",
+    "test_notebooks",
+    "test_playground",
+    "test_run",
+    "test_scale",
+}
 SLOW_FIXTURES = {"default_model", "family"}  # 135 million parameters; a test for each family
 
 

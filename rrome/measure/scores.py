@@ -213,4 +213,4 @@ def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | 
     with shared_below(model, tokens), rowwise(model, updates):
         logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return nll.view(len(updates), -1).double().mean(1).exp().tolist()
+    return nll.view(len(updates), -1).cpu().double().mean(1).exp().tolist()

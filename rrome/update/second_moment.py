@@ -48,7 +48,7 @@ class SecondMoment:
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
         """C_0^-1 k for a key (d_k,) or several (N, d_k), in float64 on the CPU."""
-        columns = key.to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
+        columns = key.cpu().to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
         return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
 
     def check(self, model: Model) -> None:
@@ -155,8 +155,7 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    device = torch.device("cpu") if model.device.type == "mps" else model.device  # MPS has no float64
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=_with_float64(model.device))
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
@@ -165,10 +164,20 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
             keys = capture_inputs(model, ids)[real]  # (n, d_k)
             if not keys.isfinite().all():
                 raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
-            keys = keys.to(matrix)
+            keys = keys.to(matrix.device).double()
             matrix.addmm_(keys.T, keys)
             done.update(len(keys))
     return (matrix / total).cpu()
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    """The device itself, or the CPU where it cannot multiply in float64: a Mac's MPS, and some of Intel's."""
+    try:
+        one = torch.ones(1, 1, dtype=torch.float64, device=device)
+        (one @ one).item()
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device
 
 
 def _read(path: Path, key: str) -> torch.Tensor | None:
