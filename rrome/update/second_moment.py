@@ -167,7 +167,7 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
             keys = keys.to(matrix.device).double()
             matrix.addmm_(keys.T, keys)
             done.update(len(keys))
-    return (matrix / total).cpu()
+    return matrix.div_(total).cpu()
 
 
 def _with_float64(device: torch.device) -> torch.device:
