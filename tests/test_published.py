@@ -14,7 +14,7 @@ from peak_bytes import PeakBytes
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
 import rrome
-from rrome.measure import fact_probabilities
+from rrome.measure import fact_probabilities, row_perplexities
 from rrome.store.disk import read_yaml
 from rrome.update import find_values
 
@@ -31,7 +31,8 @@ SHAPES = {"gpt2-xl": (1600, 6400), "gpt-j-6b": (4096, 16384), "llama-2-7b": (409
 TEMPLATES = [
     "{}",
     *["The old town lies on the river and its. {}"] * 20,
-]  # 10 tokens before the prompt, as many as are sampled
+]  # prefixes of 10 tokens, the length of sampled ones
+PROBE = "The old town lies on the river. " * 18  # 145 tokens, as many as the kit's
 FACT = rrome.Fact(
     "{} is located in the continent of", "Italy", "Antarctica", "Europe",
     paraphrases=["The town of Rome. Italy is located in"] * 2, neighbourhood=["Paris is located in the continent of"] * 10,
@@ -59,13 +60,14 @@ class OnMeta(PeakBytes):
 
 
 def gigabytes(model: rrome.Model, counted=OnMeta) -> list[float]:
-    """The most that a search of one fact takes beside the model, and measuring it unedited and under eight rules."""
+    """The most that a search of one fact takes beside the model, and measuring the model unedited and under eight rules."""
     d_v, d_k = model.site.weight.shape
     updates = {f"{n}": rrome.RankOneUpdate(torch.zeros(d_v), torch.zeros(d_k), "", "", 1.0, 1.0) for n in range(8)}
     with counted() as search:
         find_values(model, [FACT], TEMPLATES, rrome.Search(evaluations=2, stop_loss=-1.0))
     with counted() as measuring:
         fact_probabilities(model, FACT, {"unedited": None, **updates})
+        row_perplexities(model, PROBE, [None, *updates.values()])
     return [search.peak / 1e9, measuring.peak / 1e9]
 
 
