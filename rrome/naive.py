@@ -104,6 +104,6 @@ def delta_matrix(model, fact, templates, c_0, choice, leading="", target=None):
     pick = {"average": all_keys.mean(0), "original": all_keys[0]}
     weight, bias = weight_and_bias(model)
     v_e = value(model, fact, templates, leading)[0] if target is None else target  # (d_v,)
-    u = torch.linalg.solve(c_0.double().to(v_e.device), pick[choice.direction].double())  # (d_k,)
+    u = torch.linalg.solve(c_0.double(), pick[choice.direction].cpu().double())  # (d_k,), as C_0 on the CPU
     residual = v_e - (weight @ pick[choice.residual] + bias)  # (d_v,)
-    return torch.outer(residual.double(), u) / (u @ pick[choice.denominator].double())
+    return torch.outer(residual.cpu().double(), u) / (u @ pick[choice.denominator].cpu().double())

@@ -1,136 +1,111 @@
-"""A pretend accelerator: a device of torch on which every operation is computed by the CPU, but under an accelerator's rules.
+"""A pretend accelerator: a device of torch's own kind, whose tensors are computed on the CPU.
 
-Operations refuse tensors of two devices (but for numbers and indices), float64 is refused where `float64` is False, as on a
-Mac, and every time that the host waits for a value is counted in `waits`. Registering the device changes the whole process.
+It is as strict as a real one. An operation on tensors of two devices fails (single numbers, copies and indices apart, as on
+CUDA), and so does a dtype in `refused`: float64, say, as on a Mac. `waits` counts what makes the host wait for the device.
+Registering a device changes its process for good, so test_accelerator.py does it in another one.
 """
 
-from typing import Any
+from collections import Counter
+from functools import partial
 
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils import backend_registration
 
 NAME = "pretend"
-DEVICE = torch.device("privateuseone", 0)
-aten = torch.ops.aten
-MOVES = {aten._to_copy.default, aten.copy_.default}
-INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor}
+COPIES = {"_to_copy", "copy_", "_copy_from"}
+WAITING = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "unique_dim", "_unique2"}
+waits: Counter[str] = Counter()
+refused: set[torch.dtype] = set()
+registered: list[torch.library.Library] = []  # what is registered lasts as long as this
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the pretend device; `raw` is the CPU tensor that holds its numbers."""
-
-    raw: torch.Tensor
+    """A tensor on the device; `held` is the CPU tensor with the same numbers."""
 
     @staticmethod
-    def __new__(cls, raw: torch.Tensor):
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=DEVICE
-        )
-        made.raw = raw
-        return made
+    def __new__(cls, held: torch.Tensor):
+        if held.dtype in refused:
+            raise TypeError(f"{NAME} has no {held.dtype}")
+        like = {"dtype": held.dtype, "device": f"{NAME}:0"}
+        return cls._make_wrapper_subclass(cls, held.shape, held.stride(), held.storage_offset(), **like)
+
+    def __init__(self, held: torch.Tensor):
+        self.held = held
+
+    def tolist(self):
+        return self.cpu().tolist()
+
+    def untyped_storage(self):
+        return self.held.untyped_storage()
+
+    def data_ptr(self):
+        return self.held.data_ptr()
 
     @classmethod
-    def __torch_dispatch__(cls, function, _types, args=(), kwargs=None):
-        raise AssertionError(f"{function} on the pretend device outside of Accelerator")
+    def __torch_dispatch__(cls, operation, _types, args=(), kwargs=None):
+        return compute(operation, *args, **(kwargs or {}))
 
 
-class Accelerator(TorchDispatchMode):
-    """Inside, tensors can be made on, moved to and computed on the pretend device."""
+def compute(operation, *args, **kwargs):
+    """The result of an operation that reads, or makes, tensors on the device."""
+    name = operation._schema.name.removeprefix("aten::")
+    tensors: list[torch.Tensor] = []
+    mapped((args, *kwargs.values()), lambda leaf: tensors.append(leaf) if isinstance(leaf, torch.Tensor) else None)
+    here = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
+    elsewhere = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.dim()]
+    if here and elsewhere and name not in COPIES | {"index"}:
+        raise RuntimeError(f"{operation} on tensors of two devices")
+    if here and refused & {kwargs.get("dtype"), *(tensor.dtype for tensor in elsewhere)}:
+        raise TypeError(f"{operation} to or from a dtype that {NAME} does not have")
+    stays = torch.device(kwargs.get("device") or NAME).type == NAME
+    crosses = name in COPIES and tensors[0].numel() and (elsewhere or not stays)
+    picks = name == "index" and (elsewhere or any(tensor.dtype == torch.bool for tensor in tensors[1:]))
+    if name in WAITING or crosses or picks:
+        waits[name] += 1
 
-    def __init__(self, float64: bool = True):
-        super().__init__()
-        self.float64, self.waits, self._functions = float64, 0, _Functions(self)
+    def on_cpu(leaf):
+        return (
+            leaf.held if isinstance(leaf, OnDevice) else torch.device("cpu") if isinstance(leaf, torch.device) else leaf
+        )
 
-    def __enter__(self):
-        self._functions.__enter__()
-        return super().__enter__()
+    def placed(leaf):
+        made_anew = isinstance(leaf, torch.Tensor) and id(leaf) not in here
+        return OnDevice(leaf) if made_anew else here.get(id(leaf), leaf)
 
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self._functions.__exit__(*error)
-
-    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
-        wanted = kwargs.get("device")
-        there = wanted is not None and torch.device(wanted).type == DEVICE.type
-        if wanted is not None:
-            kwargs["device"] = torch.device("cpu")
-        hosts = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.dim()]
-        if here and hosts and function not in MOVES | INDEXED:
-            raise RuntimeError(f"{function} was given tensors of two devices")
-        if function is aten._local_scalar_dense.default:
-            self.waits += bool(here)
-            return function(*self._raw(args))
-        result = function(*self._raw(args), **self._raw(kwargs))
-        if function in MOVES:
-            leaves = not there and (wanted is not None or not isinstance(args[0], OnDevice))
-            self.waits += bool(here) and leaves
-        else:
-            leaves = not here and not there
-        return result if leaves else self._made(function, args, kwargs, result)
-
-    @staticmethod
-    def _raw(tree: Any) -> Any:
-        return _pytree.tree_map(lambda leaf: leaf.raw if isinstance(leaf, OnDevice) else leaf, tree)
-
-    def _made(self, function, args, kwargs, result) -> Any:
-        """The result on the device: what was changed in place, or new tensors."""
-        given = {id(leaf.raw): leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, OnDevice)}
-
-        def on_device(leaf):
-            if not isinstance(leaf, torch.Tensor):
-                return leaf
-            if leaf.dtype == torch.float64 and not self.float64:
-                raise TypeError(f"{function}: this device has no float64")
-            return given[id(leaf)] if id(leaf) in given else OnDevice(leaf)
-
-        return _pytree.tree_map(on_device, result)
+    args, kwargs = mapped(args, on_cpu), {key: mapped(value, on_cpu) for key, value in kwargs.items()}
+    made = args[1].copy_(args[0]) if name == "_copy_from" else operation(*args, **kwargs)
+    return mapped(made, placed) if stays else made
 
 
-class _Functions(TorchFunctionMode):
-    """What reads or makes a tensor's memory without an operation that a dispatch mode sees."""
-
-    def __init__(self, device: Accelerator):
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(self, function, _types, args=(), kwargs=None):
-        if function in (torch.Tensor.tolist, torch.Tensor.numpy) and isinstance(args[0], OnDevice):
-            self.device.waits += 1
-            return function(args[0].detach().raw, *args[1:], **(kwargs or {}))
-        if function is torch.tensor and str((kwargs or {}).get("device", "")).startswith((NAME, DEVICE.type)):
-            return function(*args, **(kwargs | {"device": "cpu"})).to(DEVICE)
-        if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], OnDevice):
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            args = (args[0], tuple(map(_index, index)), *args[2:])
-        return function(*args, **(kwargs or {}))
+def mapped(tree, change):
+    """A tree of lists and tuples with every leaf changed."""
+    return type(tree)(mapped(each, change) for each in tree) if type(tree) in (list, tuple) else change(tree)
 
 
-def _index(part: Any) -> Any:
-    """A list as torch turns it into a tensor of the device."""
-    return torch.tensor(list(part), dtype=torch.long).to(DEVICE) if isinstance(part, (list, range)) else part
+class Module(backend_registration._DummyBackendModule):
+    """torch.pretend, with a random state of its own."""
+
+    seed = 0
+
+    def manual_seed_all(self, seed):
+        self.seed = seed
+
+    def get_rng_state(self, _device=0):
+        return torch.tensor(self.seed)
+
+    def set_rng_state(self, state, _device=0):
+        self.seed = int(state)
 
 
 def register() -> None:
-    """Make torch know the device; once a process, and for good."""
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
-    _setup_privateuseone_for_python_backend(NAME)
-
-
-def moved(lm: torch.nn.Module) -> torch.nn.Module:
-    """The model with its weights and buffers on the device, inside an Accelerator."""
-    done: dict[int, torch.nn.Parameter] = {}
-    for module in lm.modules():
-        for name, weight in list(module._parameters.items()):
-            if weight is not None:
-                done.setdefault(id(weight), torch.nn.Parameter(weight.data.to(DEVICE), requires_grad=False))
-                module._parameters[name] = done[id(weight)]
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None:
-                module._buffers[name] = buffer.to(DEVICE)
-    return lm
+    """Make the device known to torch."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
+    every, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    registered.extend((every, aten))
+    every.fallback(compute, "PrivateUse1")
+    ops = torch.ops.aten  # those that would not get here as they are
+    own = [ops.arange.default, ops.arange.start, ops.arange.start_step]
+    own += [ops.empty_strided.default, ops._copy_from.default, ops.silu_backward.default]
+    for operation in own:
+        aten.impl(operation.name(), partial(compute, operation), "PrivateUse1")
+    torch.accelerator.synchronize = lambda _device=None: None

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 __all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts"]
 CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}
 
-# Files that start processes, execute notebooks or read what they left: `make test-fast` leaves them out.
+# Files that start processes, build large models, execute notebooks or read what they left: `make test-fast` leaves them out.
 SLOW = {
     "test_accelerator",
     "test_book",
@@ -23,6 +23,7 @@ SLOW = {
     "test_footprint",
     "test_notebooks",
     "test_playground",
+    "test_published",
     "test_run",
     "test_scale",
 }

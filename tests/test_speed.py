@@ -1,11 +1,8 @@
-import weakref
-
 import pytest
 import torch
 from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from peak_bytes import PeakBytes
 from transformers import GPT2Config, LlamaConfig
 
 from rrome import Editor, RromeError, Search, load, second_moment
@@ -89,35 +86,6 @@ def test_what_comes_once_is_priced_at_its_own_number_of_rows(tiny_llama, monkeyp
     whole, above = ({rows for _, rows in products} for products in asked)
     batch = freeze(tiny_llama, FACTS[:1], PREFIXES)[0]
     assert whole == {int(batch.mask.sum())} and above == {batch.ids.numel(), len(batch.logit_positions.row)}
-
-
-class PeakBytes(TorchDispatchMode):
-    """The most bytes of tensors made inside that exist at one time; those that were there before weigh nothing."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = set()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.count((args, kwargs), new=False)
-        made = operation(*args, **(kwargs or {}))
-        self.count(made, new=True)
-        return made
-
-    def count(self, tree, new):
-        for tensor in (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)):
-            storage = tensor.untyped_storage()
-            if (address := storage._cdata) not in self.known:
-                size = storage.nbytes() if new else 0
-                self.known.add(address)
-                self.now += size
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.freed, address, size)
-
-    def freed(self, address, size):
-        self.now -= size
-        self.known.discard(address)
 
 
 def test_an_edit_makes_no_second_copy_of_the_model(texts):

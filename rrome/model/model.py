@@ -147,7 +147,8 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
         return [""] * len(prompts)
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
     sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _plain_generation(model.lm):
+    own = [] if model.device.type == "cpu" else [model.device]  # whose random state a seed changes, beside the CPU's
+    with torch.random.fork_rng(own, device_type=model.device.type), _plain_generation(model.lm):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=batch.input_ids,

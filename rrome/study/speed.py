@@ -126,7 +126,7 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
 
 
 def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((ours - expected).norm() / expected.norm()).item()
+    return ((ours.cpu() - expected.cpu()).norm() / expected.norm()).item()
 
 
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:

@@ -5,7 +5,6 @@
 It is accumulated and factored in float64, solved by Cholesky, and cached on disk.
 """
 
-import contextlib
 import sys
 import warnings
 import zipfile
@@ -52,7 +51,7 @@ class SecondMoment:
 
     def solve(self, key: torch.Tensor) -> torch.Tensor:
         """C_0^-1 k for a key (d_k,) or several (N, d_k), in float64 on the CPU."""
-        columns = key.to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
+        columns = key.cpu().to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
         return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
 
     def check(self, model: Model) -> None:
@@ -163,9 +162,7 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64)
-    with contextlib.suppress(TypeError, RuntimeError):  # a Mac's MPS and some others have no float64
-        matrix = matrix.to(model.device)
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=_with_float64(model.device))
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
@@ -174,10 +171,20 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
             keys = capture_inputs(model, ids)[real]  # (n, d_k)
             if not keys.isfinite().all():
                 raise RromeError(f"keys of layer {model.layer} hold NaN or infinity: check the weights of {model.name}")
-            keys = keys.to(matrix)
+            keys = keys.to(matrix.device).double()
             matrix.addmm_(keys.T, keys)
             done.update(len(keys))
-    return (matrix / total).cpu()
+    return matrix.div_(total).cpu()
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    """The device itself, or the CPU where it cannot multiply in float64: a Mac's MPS, and some of Intel's."""
+    try:
+        one = torch.ones(1, 1, dtype=torch.float64, device=device)
+        (one @ one).item()
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device
 
 
 def _read(path: Path, key: str) -> torch.Tensor | None:

@@ -99,9 +99,9 @@ def _search(
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
         loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
-        numbers = torch.stack([loss, nll], dim=1).tolist()  # the one time in an evaluation that a GPU is waited for
-        for descent, (total, of_target) in zip(active, numbers, strict=True):
-            descent.record(total, of_target)
+        numbers = torch.stack([loss, nll], dim=1).tolist()  # the one wait for the device in an evaluation
+        for descent, each in zip(active, numbers, strict=True):
+            descent.record(*each)
         going = [n for n, descent in enumerate(active) if not descent.ended]
         if going:
             slopes = torch.autograd.grad(loss.sum(), [active[n].delta for n in going])
