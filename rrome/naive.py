@@ -40,7 +40,7 @@ def run(model, ids, position, delta=None):
         if delta is not None:
             out = out.clone()
             out.view(len(ids), -1)[position] += delta
-        seen["value"] = out.flatten(0, -2)[position].detach()
+        seen["value"] = out.flatten(0, -2)[position].detach().clone()  # Falcon's block adds to it in place
         return out
 
     handle = down_projection(model).register_forward_hook(hook)

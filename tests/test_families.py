@@ -38,6 +38,9 @@ def test_all_eight_rules_equal_the_naive_solver(editor):
     model, fact = editor.model, FACT
     target, delta, losses = naive_value(model, fact, evaluations=EVALUATIONS)
     assert delta.norm() > 0.1 and losses[0] != losses[1]
+    value = editor.value(fact)
+    torch.testing.assert_close(value.base, model.site.value(value.keys.original), rtol=1e-4, atol=1e-4)  # v_0 = W k + b
+    torch.testing.assert_close(target - delta, value.base, rtol=1e-4, atol=1e-4)
     updates = editor.updates(fact, list(RULES))
     for rule, choice in RULES.items():
         expected = naive.delta_matrix(model, fact, PREFIXES, editor.second_moment.matrix, choice, target=target)

@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,30 @@ def test_a_flat_names_what_it_re_exports(flat):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
     assert len(names) == len(set(names)) and set(names) == bound
+
+
+USED = """
+import sys
+import rrome
+print(*sys.modules)
+rrome.load, rrome.Editor, rrome.EditLog
+print(*sys.modules)
+rrome.sequential_edits
+print(*sys.modules)
+assert {*rrome.__all__, "measure", "plots"} <= {*dir(rrome)} and all(getattr(rrome, name) for name in dir(rrome))
+try:
+    rrome.memit
+except AttributeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_heavy_is_imported_when_it_is_first_used():
+    made = subprocess.run([sys.executable, "-c", USED], capture_output=True, text=True, check=True)
+    imported, editing, studying, error = made.stdout.splitlines()
+    drawing, measuring = {"matplotlib", "seaborn", "sklearn", "peft", "dask", "datasets", "papermill"}, {"pandas"}
+    assert not {*imported.split()} & {*drawing, *measuring, "torch", "transformers", "numpy"}
+    assert "torch" in editing.split() and not {*editing.split()} & {*drawing, *measuring}
+    assert "pandas" in studying.split() and not {*studying.split()} & drawing
+    assert error == "module 'rrome' has no attribute 'memit'"

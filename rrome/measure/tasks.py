@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
 
 from ..facts.fact import Fact, json_lines
 from ..model.model import Model, generate
@@ -166,6 +165,8 @@ class GlueTask:
 
     def scores(self, model: Model) -> dict[str, float]:
         """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
+        from sklearn.metrics import roc_auc_score  # heavy, and needed for GLUE alone
+
         prompts = self.prompts(model)
         batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
         answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
@@ -185,6 +186,8 @@ def read_answer(answer: str, options: Sequence[str]) -> int:
 
 def weighted_f1(labels: Sequence[int], given: Sequence[int]) -> float:
     """The F1 of each label weighted by how often it is right; an invalid answer is right for neither."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, given, labels=[0, 1], average="weighted", zero_division=0))
 
 

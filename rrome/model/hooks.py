@@ -149,7 +149,8 @@ def through_block(model: Model, **inputs: Any) -> Passage:
     shape = inputs["input_ids"].shape
 
     def at_site(_module, args, out):
-        seen.update(key=args[0].reshape(*shape, -1), value=out.reshape(*shape, -1))  # OPT's are (B * T, .)
+        value = out.reshape(*shape, -1).clone()  # to which Falcon's block adds in place; OPT's are (B * T, .)
+        seen.update(key=args[0].reshape(*shape, -1), value=value)
 
     def stop(_block, args, out):
         leaving = out[0] if isinstance(out, tuple) else out
