@@ -6,11 +6,14 @@ from .methods import METHODS, Filter, Memory, Method
 from .rules import Preflight, RankOneUpdate, preflight, rank_one_update, rule_named
 from .second_moment import SecondMoment, read_second_moment, second_moment, second_moment_from
 from .value import Search, Value, find_value, find_values
+from .wrappers import NAS, SPHERE, anchor_norm, pruned
 
 __all__ = [
     "METHODS",
     "NAMED_RULES",
+    "NAS",
     "RULES",
+    "SPHERE",
     "Filter",
     "KeyChoice",
     "Keys",
@@ -22,11 +25,13 @@ __all__ = [
     "Search",
     "SecondMoment",
     "Value",
+    "anchor_norm",
     "fact_keys",
     "facts_keys",
     "find_value",
     "find_values",
     "preflight",
+    "pruned",
     "rank_one_update",
     "read_second_moment",
     "rule_named",
