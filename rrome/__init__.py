@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from .store import RromeError
     from .facts import Fact, load_facts
     from .model import Model, generate, load, wrap
-    from .update import RULES, KeyChoice, Keys, RankOneUpdate, Rule, Search, SecondMoment, Value, second_moment
+    from .update import METHODS, RULES, KeyChoice, Keys, RankOneUpdate, Rule, Search, SecondMoment, Value, second_moment
     from .edit import EditLog, Editor
     from .study import sequential_edits, single_edits
 
 __all__ = [
-    "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Rule", "Search",
-    "SecondMoment", "Value", "generate", "load", "load_facts", "second_moment", "sequential_edits",
+    "METHODS", "RULES", "EditLog", "Editor", "Fact", "KeyChoice", "Keys", "Model", "RankOneUpdate", "RromeError", "Rule",
+    "Search", "SecondMoment", "Value", "generate", "load", "load_facts", "second_moment", "sequential_edits",
     "single_edits", "wrap",
 ]  # fmt: skip
 PARTS = ("store", "facts", "model", "update", "edit", "study", "measure", "plots", "naive")

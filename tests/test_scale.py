@@ -164,8 +164,8 @@ def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cl
         scale.single_edits(cluster, make_editor, facts, tmp_path / "study.jsonl")
     with pytest.raises(RromeError, match="has no target_true"):
         scale.sequential_edits(cluster, make_editor, {0: FACTS, 1: facts}, tmp_path / "runs")
-    with pytest.raises(RromeError, match="unknown rule 'memit'"):
-        scale.sequential_edits(cluster, make_editor, {0: FACTS}, tmp_path / "runs", rules=["memit"])
+    with pytest.raises(RromeError, match="unknown rule 'mend'"):
+        scale.sequential_edits(cluster, make_editor, {0: FACTS}, tmp_path / "runs", rules=["mend"])
     assert not list(tmp_path.iterdir())
 
 

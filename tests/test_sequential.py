@@ -255,8 +255,8 @@ def test_an_edited_model_and_bad_settings_are_refused(editor, tmp_path):
         Checks(every=0)
     with editor.applied(editor.update(make_facts()[0], "r-rome")), pytest.raises(RromeError, match="edited already"):
         sequential_edits(editor, make_facts(1), tmp_path)
-    with pytest.raises(RromeError, match="unknown rule 'memit'"):
-        sequential_edits(editor, make_facts(1), tmp_path, rule="memit")
+    with pytest.raises(RromeError, match="unknown rule 'mend'"):
+        sequential_edits(editor, make_facts(1), tmp_path, rule="mend")
     facts = make_facts(2)
     with pytest.raises(RromeError, match="has no target_true"):
         sequential_edits(editor, [facts[0], replace(facts[1], target_true=None)], tmp_path)

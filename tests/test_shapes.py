@@ -62,5 +62,5 @@ def test_what_the_search_keeps_and_what_it_evaluates(editor):
             batch.logit_positions.weight, Float[Tensor, "M"]
         )
         assert isinstance(bases, Float32[Tensor, "B d_v"]) and len(keys) == len(bases) == len(facts)
-        nll, log_probabilities = batch.evaluate([torch.zeros_like(base) for base in bases])
+        nll, log_probabilities, _ = batch.evaluate([torch.zeros_like(base) for base in bases])
         assert isinstance(nll, Float32[Tensor, "B"]) and isinstance(log_probabilities, Float32[Tensor, "B V"])

@@ -151,7 +151,7 @@ def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, fa
 
 def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_path):
     with pytest.raises(RromeError, match="unknown rule"):
-        Measures(generated=["memit"])
+        Measures(generated=["mend"])
     with pytest.raises(RromeError, match="exactly one"):
         Measures(test_prefixes=["no hole"])
 

@@ -92,7 +92,7 @@ class Editor:
             "prefixes": list(self.prefixes),
             "leading": self.leading,
             "seed": self.seed,
-            "search": vars(self.search),
+            "search": {name: setting for name, setting in vars(self.search).items() if setting is not None},
         }
 
     def keys(self, fact: Fact) -> Keys:
@@ -126,12 +126,19 @@ class Editor:
         values = find_values(self.model, facts, self.prefixes, self.search, self.leading)
         return [Solution(self, fact, value) for fact, value in zip(facts, values, strict=True)]
 
-    def update(self, fact: Fact, rule: str | Rule) -> RankOneUpdate:
-        """The rank-one update of a fact under a rule: `solve(fact).update(rule)`.
+    def remembering(self, rule: str | Rule, earlier: Sequence[Fact]) -> Rule:
+        """The rule as it is after earlier facts were edited: with their keys, whatever is in W, if it remembers any."""
+        rule = rule_named(rule)[1].remembering(self.second_moment)
+        for fact in earlier if rule.remembers else ():
+            rule.add(self.keys(fact))
+        return rule
+
+    def update(self, fact: Fact, rule: str | Rule, earlier: Sequence[Fact] = ()) -> RankOneUpdate:
+        """The rank-one update of a fact under a rule, after the facts edited `earlier`: `solve(fact).update(rule)`.
 
         Raises RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
         """
-        return self.updates(fact, [rule])[rule_named(rule)[0]]
+        return self.updates(fact, [self.remembering(rule, earlier) if earlier else rule])[rule_named(rule)[0]]
 
     def updates(self, fact: Fact, rules: Sequence[str | Rule]) -> dict[str, RankOneUpdate]:
         """One update per rule, by name, from the same keys and the same value."""

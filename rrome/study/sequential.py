@@ -8,6 +8,7 @@ An edited model is broken when its perplexity on a probe text exceeds `times` th
 al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def sequential_edits(
             Journal(folder / FINAL, settings) as final,
         ):
             done = _resume(editor.model, facts, log)
+            made = [row.get("delta_frobenius") for row in log.rows[:done]]  # None: failed, 0: left out by the rule
+            rule = editor.remembering(rule, list(itertools.compress(facts, made)))
             _checkpoint(editor.model, facts, done, checks, checkpoints)
             for number in bar(range(done, len(facts)), desc=name, unit="edit", show=progress):
                 _edit(editor, facts[number], keys[number], rule, checks, log)
@@ -150,6 +153,8 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
         row |= {"delta_frobenius": update.norm, "delta": update.size}
     row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _perplexity(model, checks)
     log.append(update, fact, stored=True, **row)
+    if rule.remembers and row.get("delta_frobenius"):
+        rule.add(editor.keys(fact))  # of a batch of its own, so that a resumed run is bit-identical
 
 
 def _metrics(model: Model, fact: Fact) -> dict[str, float]:

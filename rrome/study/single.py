@@ -174,7 +174,11 @@ def _fact_rows(solution: Solution, rules: Mapping[str, Rule], measures: Measures
     weight_norm = editor.model.site.weight.norm().item()
     about = _about(solution)
     rows = {
-        name: about | _size(update, weight_norm) | fact_metrics(pairs[name]) | {"pairs": pairs[name]}
+        name: about
+        | _size(update, weight_norm)
+        | _reach(solution, rules.get(name), update)
+        | fact_metrics(pairs[name])
+        | {"pairs": pairs[name]}
         for name, update in updates.items()
     }
     generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
@@ -211,6 +215,14 @@ def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float |
     if update is None:
         return dict.fromkeys(names)
     return dict(zip(names, (update.size, update.norm, update.norm / weight_norm, update.denominator), strict=True))
+
+
+def _reach(solution: Solution, rule: Rule | None, update: RankOneUpdate | None) -> dict[str, float | None]:
+    """The share of left that W' adds at the key where the rule writes, and by how much W's output changes on ordinary text."""
+    if rule is None or update is None:
+        return {"share_written": None, "preservation": None}
+    written = (rule.choose(solution.keys)[1] @ update.right).item()
+    return {"share_written": written, "preservation": update.change(solution.editor.second_moment)}
 
 
 def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int) -> Rows:

@@ -40,7 +40,8 @@ from .keys import Keys
 class LogitPositions:
     """`row`, `column` from P on, and `fact` of each logit position, (M + B,): M of targets, then B of the KL term.
 
-    `label` (M,) are the target tokens, `weight` (M,) their weights in the mean over a target's tokens, then over rows.
+    `label` (M,) are the target tokens, `weight` (M,) their weights in the mean over a target's tokens, then over rows;
+    `prefixed` (M,): whether the prompt has a prefix, or the fact has no prompt with one.
     """
 
     row: torch.Tensor
@@ -48,6 +49,7 @@ class LogitPositions:
     fact: torch.Tensor
     label: torch.Tensor
     weight: torch.Tensor
+    prefixed: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Frozen:
     """What stays the same while the deltas of B facts are searched; `owner` (R,) is the number of each row's fact.
 
     `ids` (R, S) and `mask` (R, P + S) are the aligned rows, `hidden` (R, S, d) is the input of block `first`, `cache` the
-    KV cache of the first P columns, per layer.
+    KV cache of the first P columns, per layer. `stream` (B, d) is what leaves block l* at the bare prompt's subject.
     """
 
     model: Model
@@ -68,11 +70,13 @@ class Frozen:
     as_tuple: bool
     cache: list[tuple[torch.Tensor, torch.Tensor]]
     logit_positions: LogitPositions
+    stream: torch.Tensor
 
-    def evaluate(self, deltas: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(self, deltas: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each fact's mean NLL of the target (B,), and log-probabilities at its KL position (B, V), with its delta added.
 
-        A delta is added to the output of W in column P of all rows of its fact.
+        Third, (B,), how many of its target tokens after prefixes are not the likeliest. A delta is added to the output of W
+        in column P of all rows of its fact.
         """
         model, logit_positions = self.model, self.logit_positions
         delta = torch.stack(list(deltas))[self.owner, None]  # (R, 1, d_v)
@@ -97,8 +101,9 @@ class Frozen:
             ).logits.squeeze(0)
         targets, current = logits.float().split([len(logit_positions.label), len(deltas)])  # (M, V), (B, V)
         nll = logit_positions.weight * cross_entropy(targets, logit_positions.label, reduction="none")
-        whose = logit_positions.fact[: len(nll)]
-        return nll.new_zeros(len(deltas)).index_add(0, whose, nll), current.log_softmax(-1)
+        whose, none = logit_positions.fact[: len(nll)], nll.new_zeros(len(deltas))
+        missed = logit_positions.prefixed & (targets.argmax(-1) != logit_positions.label)
+        return none.index_add(0, whose, nll), current.log_softmax(-1), none.index_add(0, whose, missed.to(nll))
 
     def only(self, facts: Sequence[int]) -> "Frozen":
         """The same for some of the facts, given by their numbers in ascending order and renumbered from 0."""
@@ -114,9 +119,9 @@ class Frozen:
                 row=(rows.cumsum(0) - 1)[logit_positions.row[at]],
                 column=logit_positions.column[at],
                 fact=torch.searchsorted(chosen, logit_positions.fact[at]),
-                label=logit_positions.label[of_target],
-                weight=logit_positions.weight[of_target],
+                **{name: getattr(logit_positions, name)[of_target] for name in ("label", "weight", "prefixed")},
             ),
+            stream=self.stream[list(facts)],
         )
 
 
@@ -132,6 +137,7 @@ def freeze(
     cache = DynamicCache()
     seen = through_block(model, **inputs, past_key_values=cache)
     above = _adds_value(model, {name: tensor[:1] for name, tensor in inputs.items()}, seen)
+    starts = [owner.index(number) for number in range(len(facts))]
     batch = Frozen(
         model=model,
         owner=torch.tensor(owner, device=model.device),
@@ -143,8 +149,8 @@ def freeze(
         as_tuple=seen.as_tuple,
         cache=_earlier(model, {name: tensor[:, :before] for name, tensor in inputs.items()}, seen, cache),
         logit_positions=logit_positions,
+        stream=seen.leaving[starts, before].float(),
     )
-    starts = [owner.index(number) for number in range(len(facts))]
     keys = seen.key[:, before].float()  # (R, d_k)
     return batch, [Keys(keys[n : n + len(templates)]) for n in starts], seen.value[starts, before].float()
 
@@ -159,6 +165,7 @@ def _rows(
     of_kl: list[tuple[int, int, int]] = []
     labels: list[int] = []
     weights: list[float] = []
+    prefixed: list[bool] = []
     for number, fact in enumerate(facts):
         start = len(rows)
         for template in templates:
@@ -167,6 +174,7 @@ def _rows(
             of_targets += [(len(rows), column, number) for column in range(last - row.n_target, last)]
             labels += row.ids[-row.n_target :]
             weights += [1 / row.n_target / len(templates)] * row.n_target
+            prefixed += [len(rows) > start or len(templates) == 1] * row.n_target
             rows.append(row)
         bare, subject_is = rows[start], read_subject_is(model, fact, leading)
         first_target_at_subject = len(bare.ids) - bare.n_target == bare.subject + 1  # the position of the KL term
@@ -177,7 +185,8 @@ def _rows(
     columns = [*zip(*of_targets, *of_kl, strict=True), labels]
     at_row, at_column, of_fact, label = (torch.tensor(numbers, device=model.device) for numbers in columns)
     weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
-    return rows, owner, LogitPositions(at_row, at_column, of_fact, label, weight)
+    after_prefix = torch.tensor(prefixed, device=model.device)
+    return rows, owner, LogitPositions(at_row, at_column, of_fact, label, weight, after_prefix)
 
 
 def _upto_subject(row: Row) -> tuple[int, ...]:

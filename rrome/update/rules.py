@@ -7,12 +7,11 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 ||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
 """
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,76 +20,26 @@ from safetensors.torch import save_file
 from ..facts.fact import Fact
 from ..model.site import EditSite
 from ..store.disk import RromeError, atomic
+from .choice import NAMED_RULES, RULES, KeyChoice, Rule
 from .keys import Keys
+from .methods import METHODS
 from .second_moment import SecondMoment
 from .value import Value
 
-Which = Literal["average", "original"]
-
-
-class Rule:
-    """Which key is the direction, which the denominator, which the residual key.
-
-    Inherit from it in a frozen dataclass that has `choose` for a rule of your own; its repr is its name in records.
-    """
-
-    @property
-    def name(self) -> str:
-        """The name in tables and records."""
-        return repr(self)
-
-    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(k_u, k_d, k_r), each (d_k,), from the keys of a fact."""
-        raise NotImplementedError(f"{type(self).__name__} has no method `choose`")
-
-
-@dataclass(frozen=True)
-class KeyChoice(Rule):
-    """One of the eight rules: the averaged or the original key as direction, denominator and residual key."""
-
-    direction: Which
-    denominator: Which
-    residual: Which
-
-    def __post_init__(self):
-        for role, which in vars(self).items():
-            if which not in get_args(Which):
-                raise RromeError(f"the {role} of a rule is 'average' or 'original', not {which!r}")
-
-    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(k_u, k_d, k_r), each (d_k,)."""
-        pick = {"average": keys.average, "original": keys.original}
-        return pick[self.direction], pick[self.denominator], pick[self.residual]
-
-    @property
-    def exact_at(self) -> Which | None:
-        """The key at which W' k + b = v_e holds exactly, or None when denominator and residual differ."""
-        return self.denominator if self.denominator == self.residual else None
-
-    @property
-    def initials(self) -> str:
-        """First letters in the order direction, denominator, residual: "aoo" is the rule shipped in 2022."""
-        return self.direction[0] + self.denominator[0] + self.residual[0]
-
-    @property
-    def name(self) -> str:
-        """The paper's name where it has one, else the initials."""
-        return PAPER.get(self.initials, self.initials)
-
-
-PAPER = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}  # the paper's names, by initials
-NAMED_RULES = tuple(PAPER.values())
-_ALL = {rule.initials: rule for rule in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))}
-RULES = {rule.name: rule for rule in ({each: _ALL[each] for each in PAPER} | _ALL).values()}  # the paper's first
+__all__ = [
+    "METHODS", "NAMED_RULES", "RULES", "KeyChoice", "Preflight", "RankOneUpdate", "Rule", "preflight",
+    "rank_one_update", "rule_named",
+]  # fmt: skip
 
 
 def rule_named(rule: str | Rule) -> tuple[str, Rule]:
     """The (name, rule) of one given by name or as a value; RromeError lists the names for an unknown one."""
     if isinstance(rule, Rule):
         return rule.name, rule
-    if rule not in RULES:
-        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}, or pass a rrome.Rule of your own")
-    return rule, RULES[rule]
+    known: dict[str, Rule] = {**RULES, **METHODS}
+    if rule not in known:
+        raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(known)}, or pass a rrome.Rule of your own")
+    return rule, known[rule]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +63,11 @@ class RankOneUpdate:
     def norm(self) -> float:
         """||Delta||_F, without forming Delta."""
         return (self.left.cpu().double().norm() * self.right.cpu().double().norm()).item()
+
+    def change(self, second_moment: SecondMoment) -> float:
+        """||left|| sqrt(right^T C_0 right): by how much W's output changes on ordinary text, as a root mean square."""
+        left, right = self.left.cpu().double(), self.right.cpu().double()
+        return (left.norm() * (right @ second_moment.matrix @ right).sqrt()).item()
 
     @property
     def size(self) -> float:
@@ -182,33 +136,42 @@ class Preflight:
 
 
 def preflight(
-    keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
+    keys: Keys,
+    second_moment: SecondMoment,
+    subject: str = "",
+    rules: Sequence[Rule] = tuple(RULES.values()),
 ) -> Preflight:
     """Denominators and amplifications of the rules for one fact's keys."""
-    chosen = [[key.cpu().double() for key in rule.choose(keys)] for rule in rules]
-    directions = second_moment.solve(torch.stack([k_u for k_u, _, _ in chosen]))  # (rules, d_k)
+    plain = [rule for rule in rules if type(rule).solve is Rule.solve]  # they share one call of the solver
+    chosen = [[key.cpu().double() for key in rule.choose(keys)] for rule in plain]
+    directions: Any = second_moment.solve(torch.stack([k_u for k_u, _, _ in chosen])) if plain else ()  # (rules, d_k)
+    solved = {rule.name: (u, u @ k_d) for rule, u, (_, k_d, _) in zip(plain, directions, chosen, strict=True)}
     denominator, amplification = {}, {}
-    for rule, u, (_, k_d, _) in zip(rules, directions, chosen, strict=True):
-        denominator[rule.name] = (u @ k_d).item()
-        amplification[rule.name] = u.norm().item() / max(abs(denominator[rule.name]), 1e-300)
+    for name, rule in {rule.name: rule for rule in rules}.items():
+        u, number = solved.get(name) or rule.solve(keys, second_moment)
+        denominator[name] = number.item()
+        amplification[name] = u.norm().item() / max(abs(denominator[name]), 1e-300)
     norms = [key.double().norm().item() for key in (keys.average.cpu(), keys.original.cpu())]
     return Preflight(subject, keys.cosine, norms[0], norms[1], denominator, amplification)
 
 
 def rank_one_update(
-    site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
+    site: EditSite,
+    keys: Keys,
+    value: Value,
+    second_moment: SecondMoment,
+    rule: str | Rule,
+    subject: str = "",
 ) -> RankOneUpdate:
     """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
 
     Raises RromeError when the denominator is zero or not finite.
     """
     name, choice = rule_named(rule)
-    k_u, k_d, k_r = choice.choose(keys)
-    u = second_moment.solve(k_u)  # (d_k,), float64
-    denominator = u @ k_d.cpu().double()
+    u, denominator = choice.solve(keys, second_moment)  # (d_k,), float64
     if not denominator.isfinite() or denominator == 0:
         what = f"the denominator of rule {name!r} for {subject!r} is {denominator.item()}"
         raise RromeError(f"{what}: the update is undefined")
-    residual = value.target - site.value(k_r)  # (d_v,)
-    right = (u / denominator).float().to(residual.device)  # (d_k,)
-    return RankOneUpdate(residual, right, name, subject, denominator.item(), keys.cosine)
+    left = choice.left(keys, value, site)  # (d_v,)
+    right = choice.within(u / denominator, site).float().to(left.device)  # (d_k,)
+    return RankOneUpdate(left, right, name, subject, denominator.item(), keys.cosine)

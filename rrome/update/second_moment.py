@@ -5,6 +5,7 @@
 It is accumulated and factored in float64, solved by Cholesky, and cached on disk.
 """
 
+import functools
 import sys
 import warnings
 import zipfile
@@ -53,6 +54,11 @@ class SecondMoment:
         """C_0^-1 k for a key (d_k,) or several (N, d_k), in float64 on the CPU."""
         columns = key.cpu().to(self.matrix).view(-1, key.shape[-1]).T  # (d_k, N)
         return torch.cholesky_solve(columns, self.cholesky).T.view(key.shape)
+
+    @functools.cached_property
+    def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues (d_k,) in ascending order and eigenvectors (d_k, d_k), a column each, of C_0; made once."""
+        return tuple(torch.linalg.eigh(self.matrix))
 
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model's layer, as the layers below it are now."""

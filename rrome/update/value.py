@@ -10,6 +10,7 @@ loss   = mean NLL of the target tokens over the N prompts
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch.nn.functional import kl_div
@@ -23,7 +24,12 @@ from .keys import Keys
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Settings of the descent; the defaults are the original code's (Meng et al. 2022)."""
+    """Settings of the descent; the defaults are the original code's (Meng et al. 2022).
+
+    `relative_to` "stream" measures delta against h (d,), the residual stream that leaves block l* at the bare prompt's
+    subject, as MEMIT does with clamp=0.75; None against v_0. `stop_hits` counts the evaluations at which every target token
+    of every prompt but the bare one is the likeliest (Gupta et al. 2025, ENCORE: 2 to 4).
+    """
 
     learning_rate: float = 0.5  # of Adam
     evaluations: int = 20  # of the loss; the last one makes no step
@@ -31,8 +37,13 @@ class Search:
     clamp: float = 4.0  # ||delta|| <= clamp * ||v_0||
     kl: float = 0.0625
     weight_decay: float = 0.5
+    relative_to: Literal["stream"] | None = None  # MEMIT's 0.75: clamp and decay relative to ||h||, not ||v_0||
+    stop_hits: int | None = None  # ENCORE's early stop: after so many evaluations with every prefixed target likeliest
 
     def __post_init__(self):
+        if self.relative_to not in (None, "stream") or not (self.stop_hits is None or self.stop_hits > 0):
+            remedy = "relative_to is None or 'stream', stop_hits is None or at least 1"
+            raise RromeError(f"{remedy}: not {self.relative_to!r} and {self.stop_hits!r}")
         if self.evaluations < 1:
             raise RromeError(f"a search needs at least one evaluation of the loss, got evaluations={self.evaluations}")
 
@@ -92,14 +103,17 @@ def _search(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], search: Search, leading: str | None
 ) -> list[Value]:
     batch, keys, bases = freeze(model, facts, templates, leading)
-    descents = [_Descent(search, *start) for start in zip(facts, keys, bases, strict=True)]
+    scales = (bases if search.relative_to is None else batch.stream).unbind()  # (d_v,) or (d,) each
+    descents = [_Descent(search, *start) for start in zip(facts, keys, bases, scales, strict=True)]
     active, initial = descents, None
     while active:
-        nll, current = batch.evaluate([descent.delta for descent in active])  # (B,) and (B, V) for B active facts
+        nll, current, missed = batch.evaluate(
+            [descent.delta for descent in active]
+        )  # (B,), (B, V), (B,) for B active facts
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
         loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
-        numbers = torch.stack([loss, nll], dim=1).tolist()  # the one wait for the device in an evaluation
+        numbers = torch.stack([loss, nll, missed], dim=1).tolist()  # the one wait for the device in an evaluation
         for descent, each in zip(active, numbers, strict=True):
             descent.record(*each)
         going = [n for n, descent in enumerate(active) if not descent.ended]
@@ -115,8 +129,9 @@ def _search(
 class _Descent:
     """The search of one fact's delta by Adam, from zero."""
 
-    def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor):
-        self.search, self.fact, self.keys, self.base = search, fact, keys, base
+    def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor, scale: torch.Tensor):
+        self.search, self.fact, self.keys, self.base, self.scale = search, fact, keys, base, scale
+        self.hits = 0
         self.delta = torch.zeros_like(base, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
         self.losses: list[float] = []
@@ -124,25 +139,27 @@ class _Descent:
 
     @property
     def ended(self) -> bool:
-        return len(self.losses) == self.search.evaluations or self.losses[-1] < self.search.stop_loss
+        hit = self.search.stop_hits is not None and self.hits >= self.search.stop_hits
+        return hit or len(self.losses) == self.search.evaluations or self.losses[-1] < self.search.stop_loss
 
     def decay(self) -> torch.Tensor:
         """The loss's penalty on the size of delta."""
-        return self.search.weight_decay * self.delta.norm() / self.base.norm() ** 2
+        return self.search.weight_decay * self.delta.norm() / self.scale.norm() ** 2
 
-    def record(self, loss: float, nll: float) -> None:
+    def record(self, loss: float, nll: float, missed: float) -> None:
         if not math.isfinite(loss):
             edit = f"{self.fact.rewrite!r} -> {self.fact.target_new!r}"
             raise RromeError(f"the loss of {edit} is {loss} at evaluation {len(self.losses)}")
+        self.hits += not missed
         self.losses.append(loss)
         self.probabilities.append(math.exp(-nll))
 
     def step(self, slope: torch.Tensor) -> None:
-        """One step of Adam, then back onto the ball ||delta|| <= clamp ||v_0||."""
+        """One step of Adam, then back onto the ball ||delta|| <= clamp ||v_0||, or clamp ||h||."""
         self.delta.grad = slope
         self.adam.step()
         with torch.no_grad():
-            self.delta.mul_((self.search.clamp * self.base.norm() / self.delta.norm()).clamp(max=1))
+            self.delta.mul_((self.search.clamp * self.scale.norm() / self.delta.norm()).clamp(max=1))
 
     def value(self) -> Value:
         return Value(self.base, self.delta.detach(), tuple(self.losses), tuple(self.probabilities), self.keys)
