@@ -3,14 +3,14 @@
 import functools
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, below
+
 import pytest
 from facts_for_tests import FACTS, PREFIXES
 from families import FAMILIES, make_model, make_tokenizer, model_of, random_texts
 
 import rrome
 from rrome import naive
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 __all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts"]
 CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}

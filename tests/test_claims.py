@@ -94,6 +94,14 @@ CASES = {
 }  # fmt: skip
 
 
+def test_broken_texts_without_words_are_judged_by_their_tokens():
+    study = single_study({"rome": 40}, breaking=BREAKING, entropy=np.nan)
+    statements = claims.disabling_text(evidence(study.assign(entropy_tokens=0.9)))
+    assert [statement.holds for statement in statements] == [True, False]
+    assert statements[1].found.endswith("of 12 texts with few words over tokens")
+    assert [statement.holds for statement in claims.disabling_text(evidence(study))] == [True]
+
+
 @pytest.mark.parametrize("claim, expected, changed", CASES.values(), ids=CASES)
 def test_each_verdict_turns_when_its_statements_do(claim, expected, changed):
     if claim == "C10":

@@ -38,6 +38,8 @@ def test_other_braces_are_text():
 def test_targets_lose_their_spaces():
     fact = Fact("{} is in", "Rome", " Spain ", " Italy")
     assert (fact.target_new, fact.target_true) == ("Spain", "Italy")
+    bare = Fact("{} is in", "\u200bRome\u00a0\u2060", "\ufeffSpain\u200b", "Italy\u3000")
+    assert bare == Fact("{} is in", "Rome", "Spain", "Italy")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,8 @@ def test_targets_lose_their_spaces():
         (("{} is in", "Rome", ""), "target_new must be a text"),
         (("{} is in", "Rome", None), "target_new must be a text"),
         (("{} is in", "Rome", "Spain", "spain "), "equals target_true"),
+        (("{} is in", "Rome", "Caf\u00e9", "Cafe\u0301"), "equals target_true"),
+        (("{} is in", "\u200b\ufeff", "Spain"), r"subject must be a text that is not empty, got '\\u200b\\ufeff'"),
         (("{} is in", "Rome", "Spain", " "), "Rome.*target_true must be a text"),
         (("{} is in", "Rome", "Spain", 5), "Rome.*target_true must be a text"),
     ],
@@ -102,6 +106,9 @@ def test_a_record_comes_back_as_it_went(tmp_path):
             r"record 0 \(case_id 7\).*target_true must be a text",
         ),
         ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": "no hole"}}, "record 0.*exactly one"),
+        ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": 5}}, "record 0.*prompt must be a text"),
+        ({"requested_rewrite": {**RECORD["requested_rewrite"], "subject": ["Rome"]}}, "subject must be a text"),
+        ({"rephrase_prompt": {"a": 1}}, "'rephrase_prompt' must be a list of texts"),
     ],
 )
 def test_a_bad_record_is_named_with_its_field(tmp_path, change, message):
@@ -153,8 +160,18 @@ def test_records_of_other_toolkits_are_read():
     read = Fact.from_record(flat)
     assert (read.prompt, read.rewrite, read.target_true) == (fact.prompt, fact.rewrite, fact.target_true)
     assert read.paraphrases == ("Where is it?",)
-    with pytest.raises(RromeError, match="exactly one"):
-        Fact.from_record(flat | {"prompt": f"{fact.subject} and {fact.subject}"})
+    assert Fact.from_record(flat | {"subject": f"{fact.subject} ", "rephrase_prompt": ["Where is it?"]}) == read
+    for prompt, why in (
+        (f"{fact.subject} and {fact.subject}", "there 2 times"), ("Milan is in", "there 0 times"), ("rome is in", "capitals"),
+    ):  # fmt: skip
+        with pytest.raises(RromeError, match=f"must hold the subject 'Rome', or {{}}, exactly one time: .*{why}"):
+            Fact.from_record(flat | {"prompt": prompt})
+
+
+def test_a_subject_with_other_accents_than_the_prompts_is_refused_with_the_difference():
+    flat = {"prompt": "Caf\u00e9 is in", "subject": "Cafe\u0301", "target_new": "Rome"}
+    with pytest.raises(RromeError, match=r"prompt 'Caf\\xe9 is in' .* subject 'Cafe\\u0301'.*form of accents differ"):
+        Fact.from_record(flat)
 
 
 def test_a_separator_is_kept_in_records_where_it_is_not_one_space():

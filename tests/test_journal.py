@@ -1,10 +1,11 @@
 import errno
 import json
+import math
 
 import pytest
 
 from rrome import RromeError
-from rrome.store.journal import Journal
+from rrome.store.journal import Journal, read_journal, write_journal
 
 SETTINGS = {"layer": 9, "prefixes": ["{}", "A. {}"]}
 
@@ -24,6 +25,21 @@ def test_rows_are_there_after_reopening(tmp_path):
     assert json.loads(path.read_text().splitlines()[0]) == {"settings": SETTINGS}
 
 
+def test_every_line_is_json_that_others_read_and_infinity_stays(tmp_path):
+    row = {"a": math.nan, "b": [[math.inf, -math.inf]], "c": 'NaN "Infinity" \\', "NaN": 1e300}
+    write(tmp_path / "one.jsonl", row, settings={"limit": math.inf})
+    write_journal(tmp_path / "other.jsonl", {"limit": math.inf}, [row])
+    expected = row | {"a": None}
+    for path in tmp_path.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            json.loads(line, parse_constant=pytest.fail)
+        assert read_journal(path) == ({"limit": math.inf}, [expected])
+    assert write(tmp_path / "one.jsonl", row, settings={"limit": math.inf}) == [expected] * 2
+    path.write_text('{"settings": {}}\n{"a": NaN, "b": Infinity}\n')  # as version 0.1 wrote them
+    (old,) = read_journal(path)[1]
+    assert math.isnan(old["a"]) and old["b"] == math.inf
+
+
 @pytest.mark.parametrize("cut", [1, 5, 12])
 def test_a_torn_last_line_is_cut_off(tmp_path, cut):
     path = tmp_path / "study.jsonl"
@@ -40,6 +56,13 @@ def test_a_torn_header_starts_anew(tmp_path):
     path.write_text('{"settings": {"lay')
     write(path, {"fact": 0})
     assert write(path) == [{"fact": 0}]
+
+
+@pytest.mark.parametrize("content", ["", '{"settings": {"lay'])
+def test_a_journal_that_was_just_begun_is_no_damaged_one(tmp_path, content):
+    (tmp_path / "study.jsonl").write_text(content)
+    with pytest.raises(RromeError, match="study.jsonl has no whole line yet: wait for the study that writes it"):
+        read_journal(tmp_path / "study.jsonl")
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):

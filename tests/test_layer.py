@@ -72,6 +72,12 @@ def test_the_depth_map_has_what_each_edit_does(tiny_llama, texts, facts, sweep):
         assert perplexity(model, [probe]) / before == pytest.approx(last["perplexity_ratio"], rel=1e-4)
     assert update.norm == pytest.approx(last["delta_frobenius"], rel=1e-4)
     assert solution.value.base.norm().item() == pytest.approx(last["norm_v0"], rel=1e-4)
+    nothing = {
+        "rewrite": [[None, 0.1]],
+        "prefixed": [[None, 0.1]],
+    }  # as a journal holds those of a model that gives NaN
+    collapsed = depth_map(edits.assign(pairs=[nothing] * len(edits)))
+    assert collapsed[["p_new_bare", "p_new_prefixed"]].isna().all(axis=None)
 
 
 def test_broken_edits_are_counted_by_subject():

@@ -69,6 +69,12 @@ def test_preflight_makes_no_search_and_its_verdict_follows_the_amplification(for
     assert list(likely[likely].index) == ["rome"]
 
 
+def test_an_examples_separator_is_the_edits(editor, searches):
+    form = playground(editor, [replace(FACT, separator="")], probe=PROBE, n_generated=2)
+    go(form, step="compare")
+    assert [fact.separator for fact in searches] == [""]
+
+
 def test_edits_are_applied_listed_and_undone_bit_for_bit(form, editor):
     before = editor.model.site.weight.clone()
     assert "model: 1<" in go(form, step="edit") and not torch.equal(editor.model.site.weight, before)

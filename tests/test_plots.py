@@ -101,6 +101,20 @@ def edits():
     return pd.DataFrame(rows)
 
 
+def test_edits_whose_text_has_no_words_are_counted_or_drawn_by_tokens(edits):
+    named = edits[edits["rule"].isin(NAMED_RULES)].assign(entropy_tokens=0.5)
+    some = named.assign(entropy=named["entropy"].where(named["delta"].lt(named["delta"].max())))
+    for table, says in (
+        (named, "entropy of the text"),
+        (some, "text\n(1 edits have too few words)"),
+        (named.assign(entropy=np.nan), "entropy of the text's tokens"),
+        (named.drop(columns="entropy_tokens").assign(entropy=np.nan), "(27 edits have too few words)"),
+    ):
+        figure = plots.delta_scatter(table)
+        figure.canvas.draw()
+        assert figure.axes[4].get_ylabel().endswith(says)
+
+
 def test_every_figure_of_the_single_edits_can_be_drawn(edits):
     named = edits[edits["rule"].isin(NAMED_RULES)]
     broken = edits["perplexity"] > 20.5

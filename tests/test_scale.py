@@ -66,7 +66,8 @@ def keys(path):
 
 def test_two_workers_and_one_process_give_the_same_table_and_journal(cluster, whole, tmp_path):
     table, path = whole
-    same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
+    with dask.config.set({"distributed.scheduler.no-workers-timeout": "0.1s"}):  # workers that are there are waited for
+        same(scale.single_edits(cluster, make_editor, FACTS, tmp_path / "study.jsonl", **STUDY), table)
     assert keys(tmp_path / "study.jsonl") == keys(path)
     assert read_journal(tmp_path / "study.jsonl")[0] == read_journal(path)[0]
 
@@ -164,6 +165,9 @@ def test_facts_that_cannot_be_measured_are_refused_before_anything_is_written(cl
         scale.single_edits(cluster, make_editor, facts, tmp_path / "study.jsonl")
     with pytest.raises(RromeError, match="has no target_true"):
         scale.sequential_edits(cluster, make_editor, {0: FACTS, 1: facts}, tmp_path / "runs")
+    facts[-1] = replace(FACTS[0], generation=("The town " * 1100,))
+    with pytest.raises(RromeError, match="longer than"):
+        scale.single_edits(cluster, make_editor, facts, tmp_path / "study.jsonl", **STUDY)
     with pytest.raises(RromeError, match="unknown rule 'mend'"):
         scale.sequential_edits(cluster, make_editor, {0: FACTS}, tmp_path / "runs", rules=["mend"])
     assert not list(tmp_path.iterdir())
@@ -173,6 +177,16 @@ def test_a_worker_that_would_run_two_tasks_at_once_is_refused(tmp_path):
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as workers,
         pytest.raises(RromeError, match="worker 0 has 2 threads: start it with --nthreads 1"),
+    ):
+        scale.single_edits(workers.scheduler_address, make_editor, FACTS, tmp_path / "study.jsonl")
+
+
+def test_a_cluster_without_workers_is_not_waited_for_without_end(tmp_path):
+    """As one whose workers died when they started, or all die later."""
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as workers,
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "0.2s"}),
+        pytest.raises(RromeError, match="workers were lost .*0/1.*see their logs, then call again to go on"),
     ):
         scale.single_edits(workers.scheduler_address, make_editor, FACTS, tmp_path / "study.jsonl")
 

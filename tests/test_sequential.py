@@ -1,6 +1,8 @@
+import errno
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -100,7 +103,7 @@ def test_the_model_is_as_it_was_afterwards(editor, tmp_path):
     assert torch.equal(editor.model.site.weight, before) and not editor.applied_updates
 
 
-def stopped(folder, lines, cut):
+def stopped(folder, lines, cut=0, error=KeyboardInterrupt):
     """A run that ends while it writes its journals' line number `lines`, of which the last `cut` bytes do not arrive."""
     written = []
 
@@ -108,32 +111,52 @@ def stopped(folder, lines, cut):
         written.append(descriptor)
         if len(written) == lines:
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - cut)
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rrome.store.journal.os.fsync", fsync)
         run(folder)
 
 
-# Line 4 is the first checkpoint, 5 and 6 edits, 7 a checkpoint, 12 the last checkpoint, 15 one of five re-tests.
-@pytest.mark.parametrize(("lines", "cut"), [(1, 3), (4, 0), (5, 0), (6, 9), (7, 9), (12, 1), (15, 5)])
+# Lines 1 to 3 are settings, 4 the first checkpoint, 5 and 6 edits, 7 a checkpoint, 12 the last one, 13 to 17 re-tests.
+DRAW = random.Random(0)
+POINTS = [(line, DRAW.choice([0, DRAW.randint(1, 40)])) for line in DRAW.sample(range(1, 18), 10)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lines", "cut"), POINTS)
 def test_a_run_stopped_at_any_line_ends_as_if_it_had_not_been(tmp_path, whole, lines, cut):
-    stopped(tmp_path, lines, cut)
-    assert lines_of(tmp_path) == lines - bool(cut) < lines_of(whole[1])
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path, lines, cut)
+    assert lines_of(tmp_path) == lines - bool(cut) <= lines_of(whole[1]) == 17
+    same(run(tmp_path), whole[0])
+    same_weights(tmp_path, whole[1])
+
+
+def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(tmp_path, whole, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(RromeError, match="no disk space left to write .*edits.jsonl"):
+        stopped(tmp_path, 6, error=full)
+    assert lines_of(tmp_path) == 5
+    with monkeypatch.context() as patch, pytest.raises(RromeError, match="no disk space left to write .*00002.safe"):
+        patch.setattr("rrome.update.rules.save_file", Mock(side_effect=full))
+        run(tmp_path)
+    assert lines_of(tmp_path) == 5  # the edit did not fail, it was not made
     same(run(tmp_path), whole[0])
     same_weights(tmp_path, whole[1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [6, 12])
-def test_a_killed_process_loses_nothing(tmp_path, whole, lines):
+def test_a_killed_process_loses_nothing_and_nobody_writes_beside_it(tmp_path, whole):
     script = Path(__file__).with_name("sequence_to_kill.py")
     process = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL)
-    while process.poll() is None and lines_of(tmp_path) < lines:
+    while process.poll() is None and lines_of(tmp_path) < 6:
         time.sleep(0.0005)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(RromeError, match="edits.jsonl is in use by another run: wait for it to end"):
+        run(tmp_path)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert lines_of(tmp_path) >= lines
+    assert process.wait() == -signal.SIGKILL
     same(run(tmp_path), whole[0])
     same_weights(tmp_path, whole[1])
 

@@ -1,3 +1,6 @@
+import errno
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -75,23 +78,53 @@ def test_v_e_is_searched_once_per_fact(editor, facts, tmp_path, monkeypatch):
     assert sorted(fact.case_id for fact in searches) == [0, 1]
 
 
-# after the settings, within a fact, at its end, at the end of the study: always with a torn line more
-@pytest.mark.parametrize("lines", [0, 4, 9, 18])
-def test_a_study_stopped_at_any_line_ends_as_if_it_had_not_been(editor, facts, whole, tmp_path, lines):
+@pytest.mark.slow
+@pytest.mark.parametrize("point", range(10))
+def test_a_study_stopped_at_any_byte_ends_as_if_it_had_not_been(editor, facts, whole, tmp_path, point):
     table, path = whole
-    content = path.read_text().splitlines(keepends=True)
-    torn = "".join(content[: lines + 1]) + '{"fact": 1, "ru'
-    (tmp_path / "stopped.jsonl").write_text(torn)
-    same(study.single_edits(editor, facts, tmp_path / "stopped.jsonl", measures=SHORT), table)
+    content, stopped = path.read_bytes(), tmp_path / "stopped.jsonl"
+    left = content[: int(len(content) * random.Random(point).random())]
+    stopped.write_bytes(left)
+    same(study.single_edits(editor, facts, stopped, measures=SHORT), table)
+    assert stopped.read_bytes().startswith(left[: left.rfind(b"\n") + 1])
+
+
+def test_a_full_disk_ends_a_study_which_goes_on_when_there_is_room(editor, facts, whole, tmp_path, monkeypatch):
+    journal, fsync, written = tmp_path / "study.jsonl", os.fsync, []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(RromeError, match="no disk space left to write .*study.jsonl"):
+        patch.setattr("rrome.store.journal.os.fsync", full)
+        study.single_edits(editor, facts, journal, measures=SHORT)
+    assert journal.read_bytes().count(b"\n") == 6
+    same(study.single_edits(editor, facts, journal, measures=SHORT), whole[0])
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_search(editor, facts, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RROME_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched"))
+    with pytest.raises(RromeError, match="cannot write .*single_edits-.*choose a folder .*RROME_CACHE"):
+        study.single_edits(editor, facts, measures=SHORT)
+    with pytest.raises(RromeError, match="cannot write .*sequential-.*choose a folder .*RROME_CACHE"):
+        study.sequential_edits(editor, facts)
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_nothing(tmp_path):
+def test_a_killed_process_loses_nothing_and_nobody_writes_beside_it(tmp_path):
     journal = tmp_path / "killed.jsonl"
     script = Path(__file__).with_name("study_to_kill.py")
     process = subprocess.Popen([sys.executable, script, journal], stderr=subprocess.DEVNULL)
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 17):
         time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(RromeError, match="killed.jsonl is in use by another run: wait for it to end"):
+        study_to_kill.study(journal)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     same(study_to_kill.study(journal), study_to_kill.study(tmp_path / "whole.jsonl"))

@@ -56,7 +56,7 @@ def test_bad_text_files_are_named(tmp_path):
         read_texts(tmp_path / "empty.txt")
     for second in ('{"words": "y"}', '{"text": 5}', "{"):
         (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n' + second + "\n")
-        with pytest.raises(RromeError, match="bad.jsonl, line 2"):
+        with pytest.raises(RromeError, match="bad.jsonl(, record 1| cannot be read .line 2)"):
             read_texts(tmp_path / "bad.jsonl")
     (tmp_path / "latin.txt").write_bytes("Málaga".encode("latin-1"))
     with pytest.raises(RromeError, match="latin.txt cannot be read as UTF-8"):
@@ -66,6 +66,17 @@ def test_bad_text_files_are_named(tmp_path):
 def test_blank_lines_and_line_separators_of_unicode_do_not_end_a_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One\u2028text."}\n  \n', encoding="utf-8")
     assert read_texts(tmp_path / "a.jsonl") == ["One\u2028text."]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_files_of_other_systems_and_either_form_of_json_are_read(tmp_path, start):
+    (tmp_path / "a.txt").write_bytes(f"{start}One.\r\nTwo.\r\n\r\nThree.\r\n".encode())
+    assert read_texts(tmp_path / "a.txt") == ["One.\nTwo.", "Three."]
+    records = [{"text": "One."}, {"text": "Two."}]
+    lines, whole = "".join(json.dumps(record) + "\r\n" for record in records), json.dumps(records, indent=1)
+    for name, content in (("a.json", lines), ("a.json", whole), ("a.jsonl", lines), ("a.jsonl", whole)):
+        (tmp_path / name).write_bytes((start + content).encode())
+        assert read_texts(tmp_path / name) == ["One.", "Two."]
 
 
 WIKITEXT = [
@@ -94,6 +105,14 @@ def test_documents_come_from_the_hub_once_and_then_from_the_cache(no_cache, monk
     assert asked == [(("Salesforce/wikitext", "wikitext-103-raw-v1"), {"split": "train", "streaming": True})]
     assert hub_texts("wikitext", n_letters=20) == expected[:1]
     assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RROME_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: ({"text": text} for text in WIKITEXT))
+    with pytest.warns(UserWarning, match="wikipedia is streamed anew the next time: cannot write .*RROME_CACHE"):
+        assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
 
 
 def test_a_name_stands_for_a_text(parts, no_cache, tmp_path, monkeypatch):

@@ -204,3 +204,8 @@ def test_a_target_follows_after_its_separator_everywhere(tiny_llama, texts, sepa
     found = fact_probabilities(tiny_llama, fact, {"unedited": None})["unedited"]["rewrite"][0][0]
     assert found == pytest.approx(nll.neg().exp().item())
     assert retained(tiny_llama, [fact]) in (0, 1)
+
+
+def test_without_a_separator_a_prompts_own_blank_stays(tiny_llama):
+    one, other = (with_target(tiny_llama, *given) for given in (("Rome is ", "the", ""), ("Rome is", "the")))
+    assert one == other and one != with_target(tiny_llama, "Rome is", "the", "")

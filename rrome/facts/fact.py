@@ -5,19 +5,18 @@ paraphrase prompts      other words for the same question: what should change wi
 neighbourhood prompts   other subjects with the same true answer: what must not change
 """
 
-import bz2
-import json
 import numbers
 import random
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pooch
 
-from ..store.disk import RromeError, cache_dir, read_yaml
+from ..store.disk import RromeError, cache_dir, data_records, read_records, read_yaml
 
 HOLE = "{}"
 PROMPTS = {  # field of a Fact: field of a CounterFact record
@@ -52,17 +51,18 @@ class Fact:
             text = getattr(self, name)
             if name == "target_true" and text is None:
                 continue
-            if not isinstance(text, str) or not text.strip():
+            stripped = _stripped(text) if isinstance(text, str) else ""
+            if not stripped:
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
             if name != "prompt":
-                object.__setattr__(self, name, text.strip())
+                object.__setattr__(self, name, stripped)
         if not isinstance(self.separator, str) or self.separator.strip():
             raise RromeError(f"{self._label()}: separator must be white space or empty, got {self.separator!r}")
         if isinstance(self.case_id, numbers.Integral):
             object.__setattr__(self, "case_id", int(self.case_id))  # NumPy's are no JSON
         if self.prompt.count(HOLE) != 1:
             raise RromeError(f'{self._label()}: prompt must hold exactly one "{{}}", where the subject goes')
-        if self.target_true is not None and self.target_true.casefold() == self.target_new.casefold():
+        if self.target_true is not None and _folded(self.target_true) == _folded(self.target_new):
             raise RromeError(f"{self._label()}: target_new equals target_true ({self.target_new!r}): nothing to edit")
         for name in PROMPTS:
             object.__setattr__(self, name, _texts(getattr(self, name), f"{self._label()}: {name}"))
@@ -109,24 +109,20 @@ class Fact:
         asked = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
         if not isinstance(asked, Mapping):
             raise RromeError(f"{where}: requested_rewrite must be one JSON object, not {str(asked)[:80]!r}")
-        named: dict[str, Any] = {
-            "prompt": asked.get("prompt"),
-            "subject": asked.get("subject"),
-            "separator": asked.get("separator", " "),
-        }
-        named |= {name: _target(asked.get(name)) for name in ("target_new", "target_true")}
-        named["target_true"] = named["target_true"] or _target(asked.get("ground_truth"))
-        if lost := [name for name in ("prompt", "subject", "target_new") if not named[name]]:
+        fields: dict[str, Any] = {name: asked.get(name) for name in ("prompt", "subject")}
+        fields |= {name: _target(asked.get(name)) for name in ("target_new", "target_true")}
+        fields["target_true"] = fields["target_true"] or _target(asked.get("ground_truth"))
+        if lost := [name for name in ("prompt", "subject", "target_new") if not fields[name]]:
             raise RromeError(f"{where}: {', '.join(lost)} missing among the fields {', '.join(map(str, asked))}")
-        if HOLE not in (prompt := str(named["prompt"])) and prompt.count(str(named["subject"])) == 1:
-            named["prompt"] = prompt.replace(str(named["subject"]), HOLE)
-        lists: dict[str, Any] = {
-            name: _texts(record.get(field, ()), f"{where}: the field {field!r}") for name, field in PROMPTS.items()
-        }
-        if isinstance(record.get("rephrase_prompt"), str):
-            lists["paraphrases"] += (record["rephrase_prompt"],)
+        for name, there in PROMPTS.items():
+            fields[name] = _texts(record.get(there, ()), f"{where}: the field {there!r}")
+        rephrased = record.get("rephrase_prompt") or []
+        rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
+        fields["paraphrases"] += _texts(rephrased, f"{where}: the field 'rephrase_prompt'")
+        fields |= {"case_id": record.get("case_id"), "relation": asked.get("relation_id")}
         try:
-            return cls(**named, **lists, case_id=record.get("case_id"), relation=asked.get("relation_id"))
+            fields["prompt"] = _with_hole(fields["prompt"], fields["subject"])
+            return cls(**fields, separator=asked.get("separator", " "))
         except RromeError as error:
             raise RromeError(f"{where}: {error}") from error
 
@@ -143,6 +139,28 @@ class Fact:
                 **({} if self.separator == " " else {"separator": self.separator}),
             },
         } | {field: list(getattr(self, name)) for name, field in PROMPTS.items()}
+
+
+def _stripped(text: str) -> str:
+    """A text without white space of any kind at its ends, also of no width."""
+    return re.sub("^[\\s\u200b\u2060\ufeff]+|[\\s\u200b\u2060\ufeff]+$", "", text)
+
+
+def _folded(text: str) -> str:
+    """A text in which neither capitals nor the form of accents count."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _with_hole(prompt: Any, subject: Any) -> Any:
+    """A prompt with its one subject as a hole, where it has none; RromeError that shows why there is not one subject."""
+    if not isinstance(prompt, str) or not isinstance(subject, str) or HOLE in prompt:
+        return prompt
+    subject = _stripped(subject)
+    if (count := prompt.count(subject)) != 1:
+        composed = not count and _folded(subject) in _folded(prompt)
+        why = "capitals or the form of accents differ" if composed else f"it is there {count} times"
+        raise RromeError(f"the prompt {prompt!a} must hold the subject {subject!a}, or {HOLE}, exactly one time: {why}")
+    return prompt.replace(subject, HOLE)
 
 
 def _target(target: Any) -> Any:
@@ -163,31 +181,8 @@ def read_facts(path: str | Path) -> list[Fact]:
     path = Path(path)
     if not path.exists():
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-        records = json.loads(text) if text.lstrip().startswith("[") else json_lines(text)
-    except (ValueError, OSError) as error:
-        raise RromeError(f"the fact file {path} cannot be read as JSON: {error}") from error
-    if not records:
-        raise RromeError(f"the fact file {path} holds no records: a JSON list of them was expected, or one a line")
+    records = read_records(path)
     return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
-
-
-def json_lines(text: str) -> list[Any]:
-    """One value a line; only "\\n" ends a line, for JSON may hold the other line separators of Unicode as they are."""
-    values = []
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            values += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-    return values
-
-
-def data_records(name: str) -> list[Any]:
-    """The values, one a line, of the compressed data file `rrome/data/<name>`."""
-    packed = resources.files("rrome").joinpath("data", name).read_bytes()
-    return json_lines(bz2.decompress(packed).decode())
 
 
 def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int | None = None) -> list[Fact]:

@@ -5,12 +5,12 @@ The embedded text is the World Factbook's prose, paragraphs of whole sentences (
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..store.disk import RromeError, atomic, cache_dir, read_yaml
-from .fact import data_records
+from ..store.disk import RromeError, atomic, cache_dir, data_records, read_records, read_yaml
 
 FACTBOOK = "factbook"  # the embedded text
 LETTERS = 4_000_000  # that are read from the hub, and kept, unless more are asked for
@@ -46,16 +46,15 @@ def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> lis
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Documents from a .txt file (blank lines between them), a .jsonl file (field "text"), or a folder of such files."""
+    """Documents from a .txt file (blank lines between), the "text" of .json or .jsonl records, a folder of .txt and .jsonl."""
     path = Path(path)
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl")]
         texts = [text for file in files for text in read_texts(file)]
     elif not path.exists():
         raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
-    elif path.suffix == ".jsonl":
-        lines = enumerate(_content(path).split("\n"), 1)  # other line separators of Unicode may stand inside a text
-        texts = [_text_field(line, path, number) for number, line in lines if line.strip()]
+    elif path.suffix in (".json", ".jsonl"):
+        texts = [_text_field(record, path, number) for number, record in enumerate(read_records(path))]
     else:
         texts = re.split(r"\n\s*\n", _content(path))
     texts = [text.strip() for text in texts if text.strip()]
@@ -67,7 +66,8 @@ def read_texts(path: str | Path) -> list[str]:
 def hub_texts(name: str = "wikitext", n_letters: int = LETTERS) -> list[str]:
     """The first documents of "wikitext" or "wikipedia" (rrome/data/datasets.yaml), about `n_letters` characters in all.
 
-    Streamed from the hub once, then kept in the cache. Raises RromeError for another name, or without a network.
+    Streamed from the hub once, then kept in the cache; a cache that cannot be written is a warning. Raises RromeError for
+    another name, or without a network.
     """
     corpora = _corpora()
     if name not in corpora:
@@ -76,11 +76,15 @@ def hub_texts(name: str = "wikitext", n_letters: int = LETTERS) -> list[str]:
         )
     entry = corpora[name]
     path = cache_dir() / "texts" / f"{name}-{entry['config']}-{n_letters}.jsonl"
-    if not path.exists():
-        texts = _first(_hub_documents(entry), n_letters)
+    if path.exists():
+        return read_texts(path)
+    texts = [text for text in map(str.strip, _first(_hub_documents(entry), n_letters)) if text]
+    try:
         with atomic(path) as scratch:
             scratch.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-    return read_texts(path)
+    except RromeError as error:
+        warnings.warn(f"{name} is streamed anew the next time: {error}", stacklevel=2)
+    return texts
 
 
 def _corpora() -> dict[str, dict[str, Any]]:
@@ -95,14 +99,10 @@ def _content(path: Path) -> str:
         raise RromeError(f"{path} cannot be read as UTF-8 text ({error}): convert it, or give another file") from error
 
 
-def _text_field(line: str, path: Path, number: int) -> str:
-    try:
-        text = json.loads(line)["text"]
-        if isinstance(text, str):
-            return text
-        raise TypeError(f"the field is {text!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RromeError(f'{path}, line {number}: not a JSON object with a text in its field "text"') from error
+def _text_field(record: Any, path: Path, number: int) -> str:
+    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
+        raise RromeError(f'{path}, record {number}: a JSON object with a text in its field "text" was expected')
+    return record["text"]
 
 
 def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..facts.fact import Fact, json_lines
+from ..facts.fact import Fact
 from ..model.model import Model, generate
-from ..store.disk import RromeError, digest, read_yaml
+from ..store.disk import RromeError, digest, read_records, read_yaml
 from .scores import target_nll
 
 INVALID = -1  # the label of an answer that names no option, or both
@@ -43,12 +43,13 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """A prompt with its right continuation and the wrong ones; one space is put between them."""
+    """A prompt with its right continuation and the wrong ones, and what stands between."""
 
     prompt: str
     right: str
     wrong: tuple[str, ...]
     kind: str = ""
+    separator: str = " "
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class ChoiceTask:
 
     @property
     def key(self) -> str:
-        """A content hash."""
-        return digest(self.name, *(vars(choice) for choice in self.choices))
+        """A content hash, in which the usual separator does not stand."""
+        choices = [{k: v for k, v in vars(each).items() if (k, v) != ("separator", " ")} for each in self.choices]
+        return digest(self.name, *choices)
 
     @property
     def floor(self) -> float:
@@ -74,8 +76,10 @@ class ChoiceTask:
 
     def won(self, model: Model) -> list[bool]:
         """Which choices the model wins, as it is now; a model that yields NaN wins none."""
-        pairs = [(choice.prompt, option) for choice in self.choices for option in (choice.right, *choice.wrong)]
-        groups = target_nll(model, *zip(*pairs, strict=True)).split([1 + len(choice.wrong) for choice in self.choices])
+        rows = [(each.prompt, option, each.separator) for each in self.choices for option in (each.right, *each.wrong)]
+        prompts, options, separators = zip(*rows, strict=True)
+        nll = target_nll(model, prompts, options, separators=separators)
+        groups = nll.split([1 + len(choice.wrong) for choice in self.choices])
         return [bool((nll[0] < nll[1:]).all()) for nll in groups]
 
     def scores(self, model: Model) -> dict[str, float]:
@@ -125,7 +129,8 @@ def recall_task(facts: Sequence[Fact], n: int = 200, n_wrong: int = 3, seed: int
         wrong = [answer for answer in answers.get(fact.relation, []) if answer != fact.target_true]
         if fact.target_true is None or len(wrong) < n_wrong:
             continue
-        choices.append(Choice(fact.rewrite, fact.target_true, tuple(draw.sample(wrong, n_wrong)), fact.relation or ""))
+        options = fact.target_true, tuple(draw.sample(wrong, n_wrong))
+        choices.append(Choice(fact.rewrite, *options, fact.relation or "", fact.separator))
     if len(choices) < n:
         raise RromeError(f"{n} recall items asked, the {len(facts)} facts give {len(choices)}: give more facts")
     return ChoiceTask("recall", tuple(choices[:n]))
@@ -202,7 +207,7 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
     if name not in known["tasks"]:
         raise RromeError(f"there is no task {name!r}: choose one of {', '.join(known['tasks'])}")
     task = known["tasks"][name]
-    records = _from_hub(known["source"], name) if source == "hub" else _from_folder(Path(source), name)
+    records = _from_hub(known["source"], name) if source == "hub" else _from_folder(Path(source), name, task["fields"])
     by_label = {label: [record for record in records if record.get("label") == label] for label in (0, 1)}
     draw = random.Random(f"{seed} {name}")
     for pool in by_label.values():
@@ -223,14 +228,15 @@ def _ask(task: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return task["ask"].format(**{field: " ".join(record[field].split()) for field in task["fields"]})
 
 
-def _from_folder(folder: Path, name: str) -> list[dict[str, Any]]:
+def _from_folder(folder: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
     file = folder / f"{name}.jsonl"
     if not file.exists():
         raise RromeError(f"there is no {file}: give a folder that holds it, or 'hub'")
-    try:
-        return json_lines(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RromeError(f"{file} cannot be read as JSON lines: {error}") from error
+    records = read_records(file)
+    for number, record in enumerate(records):
+        if not isinstance(record, Mapping) or not all(isinstance(record.get(field), str) for field in fields):
+            raise RromeError(f"{file}, record {number}: no JSON object with texts in {', '.join(fields)}")
+    return records
 
 
 def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:

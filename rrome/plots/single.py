@@ -39,8 +39,14 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 3) -> Figure:
     """Figure 2: |Delta| (log) against normalised entropy, one panel per rule on the same axes, with both margins.
 
     First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest are named.
+    Edits without an entropy of words are counted at the axis; where no edit has one, entropies of tokens are drawn.
     """
     edits = _with_strata(edits[edits["rule"].isin(NAMED_RULES)])
+    says, without = "normalised entropy of the text", edits["entropy"].isna()
+    if without.all() and "entropy_tokens" in edits:
+        edits, says = edits.assign(entropy=edits["entropy_tokens"]), f"{says}'s tokens"
+    elif without.any():
+        says += f"\n({without.sum()} edits have too few words)"
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     figure, axes = plt.subplots(
         2, 4, figsize=(11, 4.4), sharex="col", sharey="row", layout="constrained",
@@ -53,19 +59,19 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 3) -> Figure:
         _points(panel, here, "delta", "entropy", rule)
         _name_largest(panel, here, labels)
         panel.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel=r"$|\Delta|$ (log scale)")
-        panel.legend(loc="lower left", fontsize=7)
+        legend(panel, loc="lower left", fontsize=7)
         top.set(title=NAMES[rule], yscale="symlog")
     margin = {"bins": 25, "binrange": (0, 1), "element": "step", "fill": False, "legend": False, "linewidth": 1}
     sns.histplot(edits, y="entropy", hue="rule", palette=COLOURS, ax=axes[1, -1], **margin)
     axes[0, 0].set_ylabel("edits")
-    axes[1, 0].set(ylabel="normalised entropy of the text", ylim=(-0.03, 1.03))
+    axes[1, 0].set(ylabel=says, ylim=(-0.03, 1.03))
     axes[1, -1].set(xlabel="edits", xscale="symlog")
     return figure
 
 
 def _name_largest(panel: Axes, here: pd.DataFrame, labels: int) -> None:
     far = here[here["delta"] > 3 * here.loc[here["subjects"].eq(ORDINARY), "delta"].median()]
-    named = far.nlargest(labels, "delta")
+    named = far.dropna(subset="entropy").nlargest(labels, "delta")
     left, places = named["delta"].min() / 1.3, panel.get_xaxis_transform()  # so that no line crosses a name
     for place, row in enumerate(named.itertuples()):
         offset = {"xytext": (left, 0.62 - 0.07 * place), "textcoords": places, "ha": "right"}

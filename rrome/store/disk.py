@@ -4,6 +4,7 @@ A cache entry's name holds a hash of everything that it was made from, so a chan
 It is written under a temporary name in the same folder and renamed when complete.
 """
 
+import bz2
 import contextlib
 import errno
 import hashlib
@@ -28,6 +29,36 @@ class RromeError(ValueError):
 def read_yaml(name: str) -> Any:
     """The parsed content of `rrome/data/<name>`."""
     return yaml.safe_load(resources.files("rrome").joinpath("data", name).read_text(encoding="utf-8"))
+
+
+def read_records(path: Path) -> list[Any]:
+    """The values in a JSON file, of one list or one a line, whatever its name; RromeError that names file and line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        records = json.loads(text) if text.lstrip().startswith("[") else _json_lines(text)
+    except (ValueError, OSError) as error:
+        expected = "a JSON list or one record a line was expected, as UTF-8"
+        raise RromeError(f"{path} cannot be read ({error}): {expected}") from error
+    if not records:
+        raise RromeError(f"{path} holds no records: a JSON list or one record a line was expected")
+    return records
+
+
+def _json_lines(text: str) -> list[Any]:
+    """One value a line; only "\\n" ends a line, for JSON may hold the other line separators of Unicode as they are."""
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
+
+
+def data_records(name: str) -> list[Any]:
+    """The values, one a line, of the compressed data file `rrome/data/<name>`."""
+    packed = resources.files("rrome").joinpath("data", name).read_bytes()
+    return _json_lines(bz2.decompress(packed).decode())
 
 
 def cache_dir() -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .disk import RromeError, cache_dir, digest, explained
+
+TEXT_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
+AS_JSON = {"NaN": "null", "Infinity": "1e999"}  # which is infinite wherever it is read
+
+
+def as_line(value: Any) -> str:
+    """A value as one line of JSON, which has no NaN (written as null) and no infinity (as 1e999)."""
+    text = json.dumps(value, ensure_ascii=False)
+    return TEXT_OR_CONSTANT.sub(lambda found: AS_JSON.get(found[0], found[0]), text) + "\n"
 
 
 def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -19,10 +29,16 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
     """
     try:
         content = Path(path).read_bytes()
-        first, *rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-        return first["settings"], rows
     except OSError as error:
         raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    if not lines:
+        raise RromeError(
+            f"the journal {path} has no whole line yet: wait for the study that writes it, or run it again"
+        )
+    try:
+        first, *rows = map(json.loads, lines)
+        return first["settings"], rows
     except (ValueError, KeyError, TypeError) as error:
         raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
 
@@ -67,7 +83,7 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
 def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
     """A finished journal in one go, for `read_journal`."""
     lines = [{"settings": settings}, *rows]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    path.write_text("".join(map(as_line, lines)), encoding="utf-8")
 
 
 class Journal:
@@ -82,7 +98,7 @@ class Journal:
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-        wanted = json.loads(json.dumps(settings))
+        wanted = json.loads(as_line(settings))
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -124,14 +140,14 @@ class Journal:
         """Write one result so that it survives a crash right after."""
         with explained(self.path):
             self._write(dict(row))
-        self.rows.append(json.loads(json.dumps(row)))
+        self.rows.append(json.loads(as_line(row)))
 
     def _write(self, line: dict[str, Any]) -> None:
         """Append one line to the disk, wholly or not at all."""
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(as_line(line))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

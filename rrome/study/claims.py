@@ -74,11 +74,13 @@ def disabling_text(evidence: Evidence) -> list[Statement]:
     broken = edits["broken"]
     says = f"some single ROME edits raise perplexity more than {TIMES:g} times"
     statements = [Statement(says, f"{broken.sum()} of {len(broken)}", bool(broken.any()))]
-    texts = edits.loc[broken, "entropy"].dropna()
-    if len(texts):
-        entropy = interval([texts], np.median)
+    kinds = edits[broken].reindex(columns=["entropy", "entropy_tokens"]).dropna(how="all")
+    if len(kinds):
+        entropy = interval([kinds.bfill(axis=1)["entropy"]], np.median)
         says = f"the normalised entropy of their texts is below {REPEATING} in the median"
-        statements.append(Statement(says, text(entropy, ".2f"), below(entropy, REPEATING)))
+        wordless = kinds["entropy"].isna().sum()  # one token over and over, say
+        found = text(entropy, ".2f") + (f", of {wordless} texts with few words over tokens" if wordless else "")
+        statements.append(Statement(says, found, below(entropy, REPEATING)))
     return statements
 
 

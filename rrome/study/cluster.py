@@ -17,17 +17,15 @@ import torch
 
 from ..edit.editor import Editor
 from ..facts.fact import Fact
-from ..model.tokens import check_prompts
-from ..store.disk import RromeError
+from ..store import RromeError, bar
 from ..store.journal import differences
-from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, Rule, rule_named
 from . import sequential, single
 
 try:
     import cloudpickle
     import dask
-    from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed, get_worker
+    from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
 except ImportError as error:
     raise RromeError(f'studies on a cluster need Dask ({error}): pip install "rrome[cluster]"') from error
 
@@ -38,7 +36,7 @@ def single_edits(
 ) -> pd.DataFrame:  # fmt: skip
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
     measures, chosen = measures or single.Measures(), dict(map(rule_named, rules))
-    with _workers(cluster, make_editor, facts) as (run, settings, lengths, suited):
+    with _workers(cluster, make_editor, facts, measures.n_generated) as (run, settings, lengths, suited):
 
         def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:
             work = partial(single.measured_edits, rules=chosen, measures=measures)
@@ -64,8 +62,8 @@ def sequential_edits(
 
 
 @contextlib.contextmanager
-def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Sequence[Fact]) -> Iterator[tuple]:
-    """(run, settings, lengths, at_once): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
+def _workers(cluster: str | int, make_editor: Callable, facts: Sequence[Fact], n_generated: int = 0) -> Iterator[tuple]:
+    """(run, *single.prepared(...)): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
     try:
         if len(recipe := cloudpickle.dumps(make_editor)) > 1_000_000:
             raise TypeError(f"{len(recipe) / 1e6:.0f} MB, as if it held weights")
@@ -80,26 +78,28 @@ def _workers(cluster: str | int, make_editor: Callable[[], Editor], facts: Seque
             workers = stack.enter_context(LocalCluster(**local)) if n else cluster
             client = stack.enter_context(Client(workers, set_as_default=False))
         except (OSError, TypeError, ValueError, RuntimeError) as error:
-            remedy = 'start `dask scheduler`, and in a script put the call under `if __name__ == "__main__":`'
+            remedy = 'in a script put the call under `if __name__ == "__main__":`' if n else "start `dask scheduler`"
             raise RromeError(f"there is no Dask cluster at {cluster!r} ({error}): {remedy}") from error
-
-        def begin(editor: Editor) -> tuple[dict[str, Any], list[int], int]:
-            check_prompts(editor.model, facts)
-            lengths = single.search_lengths(editor.model, facts)
-            return single.study_settings(editor), lengths, single.facts_at_once(editor.model.device)
 
         def run(tasks: Mapping[Any, Callable], settings: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
             sent = {client.submit(_work, recipe, settings, task, pure=False): label for label, task in tasks.items()}
-            for future in as_completed(sent, loop=client.loop):
-                label, result = sent.pop(future), future.result()
-                del future  # else it is done again when its worker dies later
-                yield label, result
+            # nobody keeps a future that ended: it would be done again when its worker dies later
+            return map(lambda future: (sent.pop(future), future.result()), _ended(client, sent))  # noqa: C417
 
         try:
-            ((_, (settings, *search)),) = run({"": begin}, {})
+            ((_, (settings, *search)),) = run({"": partial(single.prepared, facts=facts, n_generated=n_generated)}, {})
             yield partial(run, settings=settings), settings, *search
-        except (KilledWorker, CancelledError) as error:
+        except (KilledWorker, CancelledError, TimeoutError) as error:
             raise RromeError(f"workers were lost ({error}): see their logs, then call again to go on") from error
+
+
+def _ended(client: Client, sent: Mapping[Future, Any]) -> Iterator[Future]:
+    """Each future of `sent`, from which the caller takes it, as it ends; TimeoutError after 5 minutes without a worker."""
+    patience: Any = dask.config.get("distributed.scheduler.no-workers-timeout") or "5 minutes"
+    while sent:
+        client.wait_for_workers(1, timeout=patience)
+        with contextlib.suppress(TimeoutError):  # workers are looked for now and then
+            yield from as_completed(list(sent), loop=client.loop, timeout=patience)
 
 
 def _work(recipe: bytes, settings: Mapping[str, Any], task: Callable[[Editor], Any]) -> Any:

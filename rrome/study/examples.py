@@ -136,10 +136,11 @@ def playground(
             return ""
         typed: dict[str, Any] = {name: field.value for name, field in fields.items()}
         lines = {name: tuple(filter(str.strip, typed[name].splitlines())) for name in TYPED[4:]}
-        fact = Fact(**typed | lines | {"target_true": typed["target_true"].strip() or None})
+        typed |= lines | {"target_true": typed["target_true"].strip() or None}
+        fact = Fact(**typed, separator=getattr(example.value, "separator", " "))
         if step == "preflight":
             return _preflight_table(editor, fact)
-        wanted = fact.prompt, fact.subject, fact.target_new, editor.applied_updates
+        wanted = fact.prompt, fact.subject, fact.target_new, fact.separator, editor.applied_updates
         solution = found.get(wanted) or editor.solve(fact)
         found.clear()
         found[wanted] = solution

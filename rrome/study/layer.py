@@ -22,7 +22,7 @@ from torch import nn
 
 from ..edit.editor import Editor
 from ..facts.fact import Fact
-from ..measure.metrics import harmonic_score, interval, mean, share
+from ..measure.metrics import harmonic_score, interval, share
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
 from ..model.site import EditSite
@@ -70,7 +70,8 @@ def depth_map(edits: pd.DataFrame) -> pd.DataFrame:
     )
     rows["stratum"] = rows["position"].eq(0).map({True: "first-token", False: "ordinary"})
     rows["p_new_bare"] = [pairs["rewrite"][0][0] for pairs in rows["pairs"]]
-    rows["p_new_prefixed"] = [mean([new for new, _ in pairs["prefixed"]]) for pairs in rows["pairs"]]
+    prefixed = (pd.Series([new for new, _ in pairs["prefixed"]], dtype=float) for pairs in rows["pairs"])
+    rows["p_new_prefixed"] = [found.mean(skipna=False) for found in prefixed]
     return rows[[*DEPTH_MAP]].reset_index(drop=True)
 
 

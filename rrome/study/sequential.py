@@ -29,7 +29,7 @@ from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
 from ..update.rules import Rule, rule_named
-from .single import described, study_settings
+from .single import as_table, described, study_settings
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
 TIMES = 2.0
@@ -144,10 +144,7 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     except RromeError as error:
         row["error"], update = str(error), None
     else:
-        update, value = (
-            log.store(update),
-            solution.value,
-        )  # a full disk ends the run: it makes this edit when it goes on
+        value, update = solution.value, log.store(update)  # a full disk ends the run: going on, it makes this edit
         editor.apply(update)
         row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
         row |= {"delta_frobenius": update.norm, "delta": update.size}
@@ -214,9 +211,9 @@ def _tables(
         about = {"case_id": row["fact"]["case_id"], "prompt": asked["prompt"], "target_new": asked["target_new"]["str"]}
         rows.append(row | about)
     return SequentialRun(
-        pd.DataFrame(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
-        pd.DataFrame(sorted(due, key=lambda row: row["edits"])),
-        pd.DataFrame([row for row in final if row["of"] == n]),
+        as_table(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
+        as_table(sorted(due, key=lambda row: row["edits"])),
+        as_table([row for row in final if row["of"] == n]),
         folder,
     )
 

@@ -1,5 +1,6 @@
 """The single-edit study: every fact edited alone and measured, one row per fact and rule."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,17 +66,22 @@ def single_edits(
     `measures.generated`. The table's `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
     facts, measures, chosen = list(facts), measures or Measures(), dict(map(rule_named, rules))
-    check_prompts(editor.model, facts, measures.n_generated)
+    settings, lengths, suited = prepared(editor, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
     def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
         for batch in batches:
             yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
 
-    settings = described(study_settings(editor) | chosen_settings(facts, chosen, measures), about)
+    settings = described(settings | chosen_settings(facts, chosen, measures), about)
     path = path or study_path("single_edits", settings, within).with_suffix(".jsonl")
-    lengths, at_once = search_lengths(editor.model, facts), at_once or facts_at_once(editor.model.device)
-    return record_edits(path, settings, lengths, make, at_once=at_once, progress=progress)
+    return record_edits(path, settings, lengths, make, at_once=at_once or suited, progress=progress)
+
+
+def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0) -> tuple[dict[str, Any], list[int], int]:
+    """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it cannot measure."""
+    check_prompts(editor.model, facts, n_generated)
+    return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 
 def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
@@ -138,9 +144,15 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
 def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.DataFrame:
     order = {rule: number for number, rule in enumerate(["unedited", *settings["rules"]])}
-    table = pd.DataFrame(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
+    table = as_table(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
     table.attrs["settings"] = dict(settings)
     return table
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows of a journal; a column in which nothing was measured is of numbers too."""
+    table = pd.DataFrame(rows)
+    return table.assign(**{name: math.nan for name in table if table[name].isna().all()})
 
 
 def study_settings(editor: Editor) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def second_moment(
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
     `ridge` times the mean of the diagonal is added to it, for a layer with neurons that never fire. While a layer below l*
-    is edited, C_0 is that of the edited model and is not cached.
+    is edited, C_0 is that of the edited model and is not cached. A cache that cannot be written is a warning.
 
     Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
     `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
@@ -98,8 +98,7 @@ def second_moment(
     if matrix is None:
         matrix = _estimate(model, windows, progress)
         if cache:
-            with atomic(path) as scratch:
-                save_file({"matrix": matrix}, scratch, metadata={"key": key})
+            _keep(path, key, matrix)
     if ridge:
         key, added = f"{key}-ridge{ridge:g}", torch.full((len(matrix),), ridge * matrix.diagonal().mean().item())
         matrix = matrix + added.double().diag()
@@ -191,6 +190,15 @@ def _with_float64(device: torch.device) -> torch.device:
     except (TypeError, RuntimeError):
         return torch.device("cpu")
     return device
+
+
+def _keep(path: Path, key: str, matrix: torch.Tensor) -> None:
+    """Write the matrix into the cache; a failure is a warning, since nothing is lost but time."""
+    try:
+        with atomic(path) as scratch:
+            save_file({"matrix": matrix}, scratch, metadata={"key": key})
+    except RromeError as error:
+        warnings.warn(f"C_0 is made anew in the next session: {error}", stacklevel=3)
 
 
 def _read(path: Path, key: str) -> torch.Tensor | None:

@@ -1,11 +1,15 @@
+"""Downstream tasks: choices between continuations, and GLUE."""
+
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rrome import RromeError
-from rrome.measure import tasks
-from rrome.measure.tasks import GlueTask, glue_task, read_answer, weighted_f1
+from rrome import Fact, RromeError, load_facts
+from rrome.measure import agreement_task, glue_task, recall_task, tasks
+from rrome.measure.scores import target_nll
+from rrome.measure.tasks import Choice, ChoiceTask, GlueTask, read_answer, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},
@@ -23,6 +27,84 @@ def folder(tmp_path):
         records = [{**fields, first: f"{fields[first]} {n}.", "label": n % 2} for n in range(20)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return tmp_path
+
+
+def test_a_choice_is_won_when_the_right_continuation_is_likelier(tiny):
+    prompts, options = ["The old town", "A ship"], ["Rome", "Paris", "cold"]
+    choices = tuple(Choice(prompt, options[0], tuple(options[1:])) for prompt in prompts)
+    nll = target_nll(tiny, [prompt for prompt in prompts for _ in options], options * 2).view(2, 3)
+    task = ChoiceTask("test", choices)
+    assert task.won(tiny) == (nll.argmin(1) == 0).tolist()
+    assert task.scores(tiny) == {"test": (nll.argmin(1) == 0).double().mean().item()}
+    assert task.floor == pytest.approx(1 / 3)
+
+
+def test_a_choice_without_a_blank_is_read_so(tiny):
+    prompts, options = ["The old tow"] * 2, ["n", "s"]
+    nll = target_nll(tiny, prompts, options, separators=["", ""])
+    choice = Choice("The old tow", "n", ("s",), separator="")
+    assert not torch.equal(nll, target_nll(tiny, prompts, options))
+    assert ChoiceTask("test", (choice,)).won(tiny) == [bool(nll[0] < nll[1])]
+    assert ChoiceTask("test", (choice,)).key != ChoiceTask("test", (replace(choice, separator=" "),)).key
+    facts = [Fact("{}的首都是", f"S{n}", "北京", f"A{n}", separator="") for n in range(4)]
+    assert {choice.separator for choice in recall_task(facts, n=4).choices} == {""}
+
+
+def test_the_keys_of_tasks_are_those_that_earlier_journals_hold():
+    assert agreement_task().key == "fb7928d7be690183" and recall_task(load_facts("world")).key == "bec044b5de589455"
+
+
+def test_a_model_that_yields_nan_wins_nothing(tiny_llama):
+    task = ChoiceTask("test", (Choice("The old town", "Rome", ("Paris",)),))
+    weight = tiny_llama.site.weight
+    before = weight.clone()
+    weight[0, 0] = torch.nan
+    assert task.scores(tiny_llama) == {"test": 0.0}
+    weight.copy_(before)
+
+
+def test_agreement_pairs_come_in_both_directions_and_differ_in_number_only():
+    task = agreement_task(60)
+    assert task.floor == 0.5 and len(task.choices) == 240 and len(set(task.choices)) == 240
+    assert {choice.kind for choice in task.choices} == {
+        "across a phrase", "across a clause", "reflexives", "determiners"
+    }  # fmt: skip
+    rights = {choice.right for choice in task.choices}
+    assert {"is", "are", "was", "were", "himself", "herself"} <= rights
+    one = next(choice for choice in task.choices if choice.kind == "across a phrase" and choice.right == "are")
+    noun, *_, other = one.prompt.split()[1:]
+    assert noun.endswith("s") != other.endswith("s") and one.wrong == ("is",)
+
+
+def test_agreement_is_seeded_and_its_key_tells():
+    assert agreement_task(20, seed=1) == agreement_task(20, seed=1)
+    assert agreement_task(20, seed=1).key != agreement_task(20, seed=2).key
+    with pytest.raises(RromeError, match="asked of the kind .*ask fewer"):
+        agreement_task(100_000)
+
+
+def test_recall_offers_true_answers_of_the_same_relation():
+    facts = load_facts("world", n=300)
+    answers = {(fact.relation, fact.target_true) for fact in facts}
+    task = recall_task(facts, n=100)
+    assert len(task.choices) == 100 and task.floor == 0.25
+    for choice in task.choices:
+        assert len({choice.right, *choice.wrong}) == 4
+        assert all((choice.kind, answer) in answers for answer in (choice.right, *choice.wrong))
+    with pytest.raises(RromeError, match="5 recall items asked, the 1 facts give 0"):
+        recall_task([Fact("{} is", "Rome", "cold", "old")], n=5)
+
+
+def test_an_empty_task_is_refused():
+    with pytest.raises(RromeError, match="has no choices"):
+        ChoiceTask("test", ())
+
+
+def test_the_unedited_default_model_is_well_above_chance(default_model):
+    agreement = agreement_task(30)
+    assert agreement.scores(default_model)["agreement"] > agreement.floor + 0.3
+    recall = recall_task(load_facts("world", n=400), n=60)
+    assert recall.scores(default_model)["recall"] > recall.floor + 0.15
 
 
 @pytest.mark.parametrize("name", SENTENCES)
@@ -91,6 +173,10 @@ def test_bad_sources_are_named(folder, monkeypatch):
         glue_task("mnli", folder)
     with pytest.raises(RromeError, match="sst2.jsonl: give a folder"):
         glue_task("sst2", folder / "nowhere")
+    for records, message in ((["x"], "record 0"), ([{"sentence": "a"}, {"text": "b"}], "record 1.*texts in sentence")):
+        (folder / "sst2.jsonl").write_text(json.dumps(records))
+        with pytest.raises(RromeError, match=f"sst2.jsonl, {message}"):
+            glue_task("sst2", folder)
     (folder / "sst2.jsonl").write_text('{"sentence": "a", "label": 1}\n')
     with pytest.raises(RromeError, match="4 shots leave no examples, .* 0 of label 0, 1 of label 1"):
         glue_task("sst2", folder)
