@@ -185,11 +185,11 @@ def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
         return NOTHING
     rows = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
     rows = rows[came[rows].any(1) & ~came[rows].all(1)]
-    low, high = np.quantile(_area(size[rows], came[rows]), [0.025, 0.975])
-    return float(_area(size, came)), float(low), float(high)
+    low, high = np.quantile(roc_area(size[rows], came[rows]), [0.025, 0.975])
+    return float(roc_area(size, came)), float(low), float(high)
 
 
-def _area(size: np.ndarray, came: np.ndarray) -> np.ndarray:
+def roc_area(size: np.ndarray, came: np.ndarray) -> np.ndarray:
     """The share of pairs (came, did not) in the last axis in which the one that came is larger; ties count half."""
     positive = came.sum(-1)
     above = (stats.rankdata(size, axis=-1) * came).sum(-1) - positive * (positive + 1) / 2

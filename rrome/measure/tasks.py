@@ -19,6 +19,7 @@ import numpy as np
 from ..facts.fact import Fact
 from ..model.model import Model, generate
 from ..store.disk import RromeError, digest, read_records, read_yaml
+from .metrics import roc_area
 from .scores import target_nll
 
 INVALID = -1  # the label of an answer that names no option, or both
@@ -170,8 +171,6 @@ class GlueTask:
 
     def scores(self, model: Model) -> dict[str, float]:
         """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
-        from sklearn.metrics import roc_auc_score  # heavy, and needed for GLUE alone
-
         prompts = self.prompts(model)
         batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
         answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
@@ -179,7 +178,7 @@ class GlueTask:
         twice = [prompt for prompt in prompts for _ in self.options]
         nll = target_nll(model, twice, self.options * len(prompts)).view(-1, 2)
         odds = (nll[:, 0] - nll[:, 1]).numpy()  # log p(option 1) - log p(option 0)
-        area = float(roc_auc_score(self.labels, np.nan_to_num(odds)))
+        area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
         return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
 
 
@@ -191,7 +190,7 @@ def read_answer(answer: str, options: Sequence[str]) -> int:
 
 def weighted_f1(labels: Sequence[int], given: Sequence[int]) -> float:
     """The F1 of each label weighted by how often it is right; an invalid answer is right for neither."""
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import f1_score  # heavy, and needed for GLUE alone
 
     return float(f1_score(labels, given, labels=[0, 1], average="weighted", zero_division=0))
 
@@ -219,8 +218,7 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
     shots = [by_label[number % 2].pop() for number in range(task["shots"])]
     examples = [record for pool in by_label.values() for record in pool[: min(n_per_class, left)]]
     answered = tuple(f"{_ask(task, shot)} {task['options'][shot['label']]}\n\n" for shot in shots)
-    questions = tuple(_ask(task, record) for record in examples)
-    labels = tuple(record["label"] for record in examples)
+    questions, labels = zip(*((_ask(task, record), record["label"]) for record in examples), strict=True)
     return GlueTask(name, answered, questions, labels, tuple(task["options"]), known["n_tokens"])
 
 
@@ -247,7 +245,5 @@ def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:
     try:
         return list(datasets.load_dataset(repository, name, split="validation"))
     except (OSError, ValueError, RuntimeError) as error:
-        raise RromeError(
-            f"GLUE's {name} could not be downloaded from {repository} ({error}): connect to the internet once, "
-            f"or give a folder with {name}.jsonl"
-        ) from error
+        remedy = f"connect to the internet once, or give a folder with {name}.jsonl"
+        raise RromeError(f"GLUE's {name} could not be downloaded from {repository} ({error}): {remedy}") from error

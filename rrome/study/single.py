@@ -22,6 +22,7 @@ from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, r
 from .draw import probe
 
 N_TEST_PREFIXES = 4
+GUARD = ("max_amplification", "on_excess")
 Rows = dict[str, dict[str, Any]]  # the rows of one fact, by rule
 
 
@@ -158,9 +159,8 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def study_settings(editor: Editor) -> dict[str, Any]:
     """The settings of an editor and its model, as JSON, for a journal's first line."""
     dtype = str(editor.model.site.weight.dtype).removeprefix("torch.")
-    guard = {"max_amplification": editor.max_amplification, "on_excess": editor.on_excess}
-    unguarded = editor.max_amplification is None
-    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings | ({} if unguarded else guard)
+    guard = {} if editor.max_amplification is None else {each: getattr(editor, each) for each in GUARD}
+    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings | guard
 
 
 def described(settings: Mapping[str, Any], about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -183,12 +183,11 @@ def _fact_rows(solution: Solution, rules: Mapping[str, Rule], measures: Measures
     updates = {"unedited": None, **{name: solution.update(rule) for name, rule in rules.items()}}
     prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
     pairs = fact_probabilities(editor.model, fact, updates, prefixed)
-    weight_norm = editor.model.site.weight.norm().item()
+    norm = editor.model.site.weight.norm().item()
     about = _about(solution)
     rows = {
         name: about
-        | _size(update, weight_norm)
-        | _reach(solution, rules.get(name), update)
+        | _size(solution, rules.get(name), update, norm)
         | fact_metrics(pairs[name])
         | {"pairs": pairs[name]}
         for name, update in updates.items()
@@ -222,19 +221,14 @@ def _about(solution: Solution) -> dict[str, Any]:
     }
 
 
-def _size(update: RankOneUpdate | None, weight_norm: float) -> dict[str, float | None]:
-    names = ("delta", "delta_frobenius", "delta_relative", "denominator")
-    if update is None:
-        return dict.fromkeys(names)
-    return dict(zip(names, (update.size, update.norm, update.norm / weight_norm, update.denominator), strict=True))
-
-
-def _reach(solution: Solution, rule: Rule | None, update: RankOneUpdate | None) -> dict[str, float | None]:
-    """The share of left that W' adds at the key where the rule writes, and by how much W's output changes on ordinary text."""
+def _size(solution: Solution, rule: Rule | None, update: RankOneUpdate | None, norm: float) -> dict[str, float | None]:
+    """Sizes of an update (`norm` is ||W||_F), the share of left that it writes at its key, its change of W's output on text."""
+    names = ("delta", "delta_frobenius", "delta_relative", "denominator", "share_written", "preservation")
     if rule is None or update is None:
-        return {"share_written": None, "preservation": None}
+        return dict.fromkeys(names)
     written = (rule.choose(solution.keys)[1] @ update.right).item()
-    return {"share_written": written, "preservation": update.change(solution.editor.second_moment)}
+    reach = written, update.change(solution.editor.second_moment)
+    return dict(zip(names, (update.size, update.norm, update.norm / norm, update.denominator, *reach), strict=True))
 
 
 def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int) -> Rows:
@@ -249,10 +243,6 @@ def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | Non
         own = texts[number * n : (number + 1) * n]
         entropy = mean([number for number in map(normalised_entropy, own) if number == number])  # of texts with words
         tokens = mean([token_entropy(editor.model.encode(text)) for text in own])
-        rows[rule] = {
-            "entropy": entropy,
-            "entropy_tokens": tokens,
-            "GE": 100 * mean(list(map(ngram_entropy, own))),
-            "text": own[0],
-        }
+        ge = 100 * mean(list(map(ngram_entropy, own)))
+        rows[rule] = {"entropy": entropy, "entropy_tokens": tokens, "GE": ge, "text": own[0]}
     return rows
