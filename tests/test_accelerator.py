@@ -129,7 +129,6 @@ def studied_more(device: str | None, folder: Path, dtype: torch.dtype, _out: Pat
         study.sink_survey(model, ["e"], "Italy"),
         study.leading_edits(editor, EDITS[:1], ["", "e"]),
         study.text_sizes(editor, EDITS[:1], TEXTS, [999]).drop(columns="seconds"),
-        study.layer_damage(model, [2], EDITS[0], TEXTS, TEXTS[:1], c0_tokens=999, n_tokens=99),
         study.preflights(editor, EDITS),
         study.stages(bare, EDITS[0])[["what"]],
     ]

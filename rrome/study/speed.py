@@ -103,7 +103,7 @@ def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFram
     """
     model, device, leading = editor.model, editor.model.device, editor.leading or ""
     names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}  # shorter in the naive solver
-    settings = {names.get(name, name): setting for name, setting in vars(editor.search).items()}
+    settings = {names.get(name, name): setting for name, setting in editor.settings["search"].items()}
     given = model, fact, editor.prefixes
     naive_search, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
     naive_updates, expected = {}, {}

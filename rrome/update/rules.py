@@ -8,6 +8,7 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,10 @@ class RankOneUpdate:
     def of(cls, left: torch.Tensor, right: torch.Tensor, notes: Mapping[str, Any]) -> "RankOneUpdate":
         """The update that has these factors and notes."""
         fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
-        numbers = float(notes["denominator"]), float(notes["cosine"])
+        known = (math.nan if notes[name] is None else float(notes[name]) for name in ("denominator", "cosine"))
+        denominator, cosine = known
         origin = tuple(notes["origin"]) if notes.get("origin") else None
-        return cls(left, right, notes["rule"], notes["subject"], *numbers, fact, origin)
+        return cls(left, right, notes["rule"], notes["subject"], denominator, cosine, fact, origin)
 
     def save(self, path: str | Path) -> None:
         """Write the factors to a safetensors file, the notes into its header."""
