@@ -108,6 +108,10 @@ def test_a_record_comes_back_as_it_went(tmp_path):
         ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": "no hole"}}, "record 0.*exactly one"),
         ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": 5}}, "record 0.*prompt must be a text"),
         ({"requested_rewrite": {**RECORD["requested_rewrite"], "subject": ["Rome"]}}, "subject must be a text"),
+        (
+            {"requested_rewrite": {**RECORD["requested_rewrite"], "target_new": ["Rome", "Milan"]}},
+            "target_new must be a text",
+        ),
         ({"rephrase_prompt": {"a": 1}}, "'rephrase_prompt' must be a list of texts"),
     ],
 )
@@ -156,7 +160,11 @@ def test_records_of_other_toolkits_are_read():
     for rewrite in ([asked], plain, [plain]):
         assert Fact.from_record(RECORD | {"requested_rewrite": rewrite}) == fact
     flat = {"case_id": 7, "prompt": fact.rewrite, "subject": fact.subject, "target_new": fact.target_new}
-    flat |= {"ground_truth": [fact.target_true], "rephrase_prompt": "Where is it?", "locality": {"neighborhood": {}}}
+    flat |= {
+        "ground_truth": [fact.target_true, "Italia"],
+        "rephrase_prompt": "Where is it?",
+        "locality": {"neighborhood": {}},
+    }
     read = Fact.from_record(flat)
     assert (read.prompt, read.rewrite, read.target_true) == (fact.prompt, fact.rewrite, fact.target_true)
     assert read.paraphrases == ("Where is it?",)

@@ -44,10 +44,12 @@ def test_normalised_entropy_by_hand(text, expected):
     assert normalised_entropy(text) == pytest.approx(expected, nan_ok=True)
 
 
-def test_the_entropy_of_tokens_tells_a_healthy_text_from_one_token_over_and_over():
+def test_the_entropy_of_tokens_tells_a_healthy_text_from_few_tokens_over_and_over():
     assert token_entropy(list("意大利位于欧洲首都是罗马")) == pytest.approx(1)
-    assert token_entropy([7] * 20) == 0 and token_entropy([1, 1, 2, 2]) == 1
-    assert np.isnan(token_entropy([]))
+    assert token_entropy([7] * 20) == 0 and token_entropy([1, 1, 2, 2]) == 0.5
+    for broken in (["IST", "ORY"] * 10, list("罗马" * 10), ["the", "city", "of", "Rome", "is"] * 8):
+        assert token_entropy(broken) < 0.5
+    assert np.isnan(token_entropy([])) and np.isnan(token_entropy([7]))
 
 
 def test_entropy_in_bits():

@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import study_to_kill
 import torch
-from facts_for_tests import FACTS
+from facts_for_tests import FACTS, PREFIXES
+from families import byte_level, model_of
 
+import rrome
 from rrome import RULES, Editor, Fact, RromeError, study
-from rrome.measure.metrics import fact_metrics
+from rrome.measure.metrics import fact_metrics, token_entropy
 from rrome.measure.scores import fact_probabilities, perplexity
 from rrome.model.tokens import read_row
-from rrome.study import Measures, examples
+from rrome.study import Measures, examples, single
 from rrome.update import rules
 
 SHORT = Measures(n_generated=4)
@@ -54,6 +56,15 @@ def test_what_it_says_measures_each_edited_model(editor, facts):
         expected = perplexity(editor.model, ["The old town."])
     assert table.set_index("rule").loc["rome", "perplexity"].iloc[0] == pytest.approx(expected)
     assert table["delta_frobenius"].isna().sum() == 2
+
+
+def test_a_bos_is_no_token_of_a_generated_text(facts, texts):
+    model = rrome.wrap(model_of("llama").lm, byte_level(bos=True), 1)
+    moment = rrome.second_moment(model, texts, 3000, cache=False)
+    measured = single.measured_edits(Editor(model, moment, prefixes=PREFIXES), facts[:1], {}, Measures(n_generated=9))
+    row = next(measured)["unedited"]
+    ids = model.tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+    assert row["entropy_tokens"] == token_entropy(ids) != token_entropy(model.encode(row["text"]))
 
 
 def test_a_study_has_a_row_per_fact_and_rule_and_leaves_the_model_as_it_was(editor, facts, tmp_path):

@@ -110,8 +110,9 @@ class Fact:
         if not isinstance(asked, Mapping):
             raise RromeError(f"{where}: requested_rewrite must be one JSON object, not {str(asked)[:80]!r}")
         fields: dict[str, Any] = {name: asked.get(name) for name in ("prompt", "subject")}
-        fields |= {name: _target(asked.get(name)) for name in ("target_new", "target_true")}
-        fields["target_true"] = fields["target_true"] or _target(asked.get("ground_truth"))
+        true = asked.get("target_true") or asked.get("ground_truth")
+        fields["target_true"] = _target(true[:1] if isinstance(true, list) else true)  # the first of an answer's names
+        fields["target_new"] = _target(asked.get("target_new"))
         if lost := [name for name in ("prompt", "subject", "target_new") if not fields[name]]:
             raise RromeError(f"{where}: {', '.join(lost)} missing among the fields {', '.join(map(str, asked))}")
         for name, there in PROMPTS.items():
@@ -164,8 +165,8 @@ def _with_hole(prompt: Any, subject: Any) -> Any:
 
 
 def _target(target: Any) -> Any:
-    """The text of a target that is given as {"str": text}, as a text, or as a list of such, whose first counts."""
-    if isinstance(target, list):
+    """The text of a target that is given as {"str": text}, as a text, or as a list of one of them."""
+    if isinstance(target, list) and len(target) < 2:
         target = target[0] if target else None
     return target.get("str") if isinstance(target, Mapping) else target
 

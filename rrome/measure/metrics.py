@@ -42,13 +42,18 @@ def normalised_entropy(text: str) -> float:
     `token_entropy`. Source: Gupta et al. 2024, the measure of Figure 2.
     """
     words = words_of(text)
-    return token_entropy(words) if len(words) >= FEWEST else math.nan
+    if len(words) < FEWEST:
+        return math.nan
+    counts = Counter(words).values()
+    return entropy(counts) / math.log2(len(counts)) if len(counts) > 1 else 0.0
 
 
 def token_entropy(tokens: Sequence[Hashable]) -> float:
-    """H(tokens) / log2(number of distinct tokens), in [0, 1]; 0 for one token over and over, NaN for none."""
-    counts = Counter(tokens).values()
-    return entropy(counts) / math.log2(len(counts)) if len(counts) > 1 else 0.0 if counts else math.nan
+    """H(tokens) / log2(number of tokens), in [0, 1]: 1 when none comes twice, 0 for one over and over, NaN for fewer than two.
+
+    A few tokens that follow each other over and over are far below 1, unlike words in `normalised_entropy`.
+    """
+    return entropy(Counter(tokens).values()) / math.log2(len(tokens)) if len(tokens) > 1 else math.nan
 
 
 def distinct_share(text: str) -> float:

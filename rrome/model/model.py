@@ -76,9 +76,12 @@ class Model:
         """The device of W, to which tokens are sent."""
         return self.site.weight.device
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text; RromeError for a token, added to the tokenizer, that the model has no embedding of."""
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The token ids of a text, with the special ones that the tokenizer adds or without.
+
+        RromeError for a token, added to the tokenizer, that the model has no embedding of.
+        """
+        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         self.check_tokens(ids, text)
         return ids
 

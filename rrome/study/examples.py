@@ -81,7 +81,7 @@ def what_it_says(
             "denominator": getattr(models[rule], "denominator", None),
             "cosine": getattr(models[rule], "cosine", None),
             "entropy": normalised_entropy(text),
-            "entropy_tokens": token_entropy(editor.model.encode(text)),
+            "entropy_tokens": token_entropy(editor.model.encode(text, special=False)),
             "text": text,
             "distinct": distinct_share(text),
             "delta": getattr(models[rule], "size", None),

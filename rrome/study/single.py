@@ -241,8 +241,9 @@ def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | Non
     rows = {}
     for number, rule in enumerate(updates):
         own = texts[number * n : (number + 1) * n]
-        entropy = mean([number for number in map(normalised_entropy, own) if number == number])  # of texts with words
-        tokens = mean([token_entropy(editor.model.encode(text)) for text in own])
+        tokens = [editor.model.encode(text, special=False) for text in own]
+        found = map(normalised_entropy, own), map(token_entropy, tokens)
+        of_words, of_tokens = (mean([number for number in each if number == number]) for each in found)  # not NaN
         ge = 100 * mean(list(map(ngram_entropy, own)))
-        rows[rule] = {"entropy": entropy, "entropy_tokens": tokens, "GE": ge, "text": own[0]}
+        rows[rule] = {"entropy": of_words, "entropy_tokens": of_tokens, "GE": ge, "text": own[0]}
     return rows
