@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import nbformat
 import papermill
@@ -80,17 +81,6 @@ def figures_folder(root: Path, profile: str, model: str | None = None, device: s
     return root / "build" / "figures" / f"{Path(model or DEFAULT_MODEL).name}-{profile}-{kind}"
 
 
-@contextlib.contextmanager
-def _own_kernel() -> Iterator[None]:
-    """Inside, the kernel python3 is this interpreter's, whatever else JUPYTER_PATH holds under that name."""
-    before = os.environ.get("JUPYTER_PATH", "")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join([os.path.join(sys.prefix, "share", "jupyter"), before])
-    try:
-        yield
-    finally:
-        os.environ["JUPYTER_PATH"] = before
-
-
 def run(
     notebook: Path,
     profile: str,
@@ -117,16 +107,15 @@ def run(
     output = unfinished.with_name(notebook.name)
     output.parent.mkdir(parents=True, exist_ok=True)
     commit = git_commit()  # of the code that runs, which may be edited meanwhile
-    with _own_kernel():
+    kernels = filter(None, [os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")])
+    with mock.patch.dict(os.environ, JUPYTER_PATH=os.pathsep.join(kernels)):  # this interpreter's python3 comes first
         executed = papermill.execute_notebook(
             str(notebook),
             str(unfinished),
             parameters=parameters,
             cwd=str(notebook.parent),
             kernel_name="python3",
-            extra_arguments=[
-                "--IPKernelApp.log_level=40"
-            ],  # errors only: a kernel on this machine need not be encrypted
+            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: a local kernel need not be encrypted
         )
     executed.metadata["rrome"] = {"git_commit": commit}
     nbformat.write(executed, unfinished)

@@ -101,14 +101,14 @@ def target_nll(
     prompts: Sequence[str],
     targets: Sequence[str],
     updates: Sequence[RankOneUpdate | None] | None = None,
-    separators: Sequence[str] | None = None,
+    separators: str | Sequence[str] = " ",
 ) -> torch.Tensor:
     """Mean negative log-likelihood per token (nats) of each target after its prompt, (B,) float32 on the CPU.
 
-    Between them stands a separator (None: one space); all tokens of the target count. With `updates`, row b is measured as
-    if updates[b] were in W. exp(-nll) is the probability that the metrics compare.
+    Between them stands a separator, one for all or one each; all tokens of the target count. With `updates`, row b is
+    measured as if updates[b] were in W. exp(-nll) is the probability that the metrics compare.
     """
-    separators = [" "] * len(prompts) if separators is None else separators
+    separators = [separators] * len(prompts) if isinstance(separators, str) else separators
     pairs = [with_target(model, *row) for row in zip(prompts, targets, separators, strict=True)]
     updates = updates or [None] * len(pairs)
     nll = torch.zeros(len(pairs), dtype=torch.float32)
@@ -198,8 +198,8 @@ def fact_probabilities(
     rows = [(name, kind, prompt) for name in updates for kind, prompts in kinds.items() for prompt in prompts]
     prompts = [prompt for _, _, prompt in rows]
     targets = [fact.target_new] * len(rows) + [fact.answer] * len(rows)
-    edited, separators = [updates[name] for name, _, _ in rows] * 2, [fact.separator] * len(targets)
-    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, edited, separators))
+    edited = [updates[name] for name, _, _ in rows] * 2
+    probabilities = torch.exp(-target_nll(model, prompts * 2, targets, edited, fact.separator))
     pairs: dict = {name: {kind: [] for kind in kinds} for name in updates}
     for (name, kind, _), new, true in zip(rows, *probabilities.view(2, -1).tolist(), strict=True):
         pairs[name][kind].append((new, true))

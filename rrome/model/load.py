@@ -22,6 +22,7 @@ from .site import blocks_of
 DEFAULT_MODEL = "smollm2-135m"
 MANIFEST = "rrome-manifest.json"
 WEIGHTS = "model.safetensors"
+POINTER = b"version https://git-lfs"
 
 logger = logging.getLogger(__name__)
 
@@ -183,22 +184,17 @@ def _from_pretrained(
     return lm, tokenizer
 
 
-def _starts(file: Path, mark: bytes) -> bool:
+def _is_pointer(file: Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
     with open(file, "rb") as content:
-        return content.read(len(mark)) == mark
+        return content.read(len(POINTER)) == POINTER
 
 
 def _no_model(source: str | Path, error: Exception | str) -> str:
     known = ", ".join(read_yaml("models.yaml"))
     if Path(source).exists():
-        pointers = [
-            file.name for file in Path(source).glob("*") if file.is_file() and _starts(file, b"version https://git-lfs")
-        ]
-        remedy = (
-            f"; {', '.join(pointers)}: a pointer of Git LFS, fetch the file itself with `git lfs pull`"
-            if pointers
-            else ""
-        )
+        pointers = ", ".join(file.name for file in Path(source).glob("*") if file.is_file() and _is_pointer(file))
+        remedy = f"; {pointers}: a pointer of Git LFS, fetch the file itself with `git lfs pull`" if pointers else ""
         what = f"the folder {source} is not a model that transformers can load (config, weights and tokenizer)"
         return f"{what}: {error}{remedy}"
     return (

@@ -87,8 +87,8 @@ class Model:
 
     def check_tokens(self, ids: Sequence[int], text: str) -> None:
         """RromeError for a token id that the model has no embedding of."""
-        if unknown := [token for token in ids if token >= rows_of(self.lm)]:
-            token = self.tokenizer.convert_ids_to_tokens(unknown[0])
+        if (largest := max(ids, default=0)) >= rows_of(self.lm):
+            token = self.tokenizer.convert_ids_to_tokens(largest)
             what = f"{self.name} has no embedding of the token {token!r} in {text[:80]!r}"
             raise RromeError(f"{what}: leave it out, or resize the embeddings and train them")
 

@@ -123,16 +123,14 @@ def layer_choice(table: pd.DataFrame) -> Figure:
 
 
 def _times(ratio: float) -> str:
-    """A ratio in at most three letters; nothing below 2."""
+    """A ratio as short as fits a cell; nothing below 2."""
     if ratio < 2:
         return ""
-    return (
-        f"{ratio:.0f}"
-        if ratio < 1000
-        else f"{ratio / 1000:.0f}k"
-        if ratio < 1e5
-        else f"{ratio:.0e}".replace("+0", "").replace("+", "")
-    )
+    if ratio < 1000:
+        return f"{ratio:.0f}"
+    if ratio < 1e5:
+        return f"{ratio / 1000:.0f}k"
+    return f"{ratio:.0e}".replace("+0", "").replace("+", "")
 
 
 @style()
@@ -170,8 +168,8 @@ def depth_map(table: pd.DataFrame) -> Figure:
     ends = np.cumsum([len(rules) for rules in groups.values()])
     cells.hlines(ends[:-1], *cells.get_xlim(), color="black", linewidth=1.2)
     for name, end, rules in zip(groups, ends, groups.values(), strict=True):
-        middle = (end - len(rules) / 2, cells.get_yaxis_transform())
-        cells.text(-0.12, middle[0], name, transform=middle[1], ha="right", va="center", fontsize=7)
+        where = {"transform": cells.get_yaxis_transform(), "ha": "right", "va": "center"}
+        cells.text(-0.12, end - len(rules) / 2, name, fontsize=7, **where)
     return figure
 
 

@@ -90,8 +90,8 @@ def _led_edit(editor: Editor, fact: Fact, norm_leading: float) -> list[dict]:
     )
     targets = [target for target in (fact.target_new, fact.answer) for _ in updates]
     for name, prompt in (("holds_without", fact.rewrite), ("holds_with", leading + fact.rewrite)):
-        n, separators = len(targets), [fact.separator] * len(targets)
-        new, true = target_nll(editor.model, [prompt] * n, targets, updates * 2, separators).view(2, -1)
+        prompts = [prompt] * len(targets)
+        new, true = target_nll(editor.model, prompts, targets, updates * 2, fact.separator).view(2, -1)
         rows[name] = (new < true).tolist()
     return rows.to_dict("records")
 

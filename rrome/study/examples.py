@@ -187,9 +187,8 @@ def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate]
     """Two tables, a column for the model before and one per update: numbers, and generated text."""
     models = {"before": None, **updates}
     numbers: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
-    asked = ([text] * len(models) for text in (fact.rewrite, fact.target_new, fact.separator))
-    prompts, targets, separators = asked
-    nll = target_nll(editor.model, prompts, targets, [*models.values()], separators)
+    prompts, targets = [fact.rewrite] * len(models), [fact.target_new] * len(models)
+    nll = target_nll(editor.model, prompts, targets, [*models.values()], fact.separator)
     numbers["p(new answer)"] = nll.neg().exp().tolist()
     if fact.target_true:
         pairs = fact_probabilities(editor.model, fact, models).values()

@@ -26,7 +26,7 @@ from ..measure.metrics import harmonic_score, interval, share
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
 from ..model.site import EditSite
-from ..model.tokens import check_prompts, read_row, subject_tokens
+from ..model.tokens import check_prompts, read_row, sample_prefixes, subject_tokens
 from ..store.disk import RromeError
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, Rule
@@ -48,11 +48,12 @@ def layer_sweep(
 
     One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts.
     """
-    tables = []
+    tables, prefixes = [], sample_prefixes(model, seed)  # of the unedited model, so the same at every layer
+    measures: Measures | None = None
     for layer in layers:
         here = model.at_layer(layer)
-        editor = Editor(here, second_moment(here, texts, c0_tokens), seed=seed)
-        measures = Measures.standard(editor, generated=["rome", "r-rome"], n_generated=n_generated)
+        editor = Editor(here, second_moment(here, texts, c0_tokens), prefixes, seed)
+        measures = measures or Measures.standard(editor, generated=["rome", "r-rome"], n_generated=n_generated)
         tables.append(single_edits(editor, facts, within=within, rules=rules, measures=measures))
     return pd.concat(tables, ignore_index=True)
 
@@ -64,10 +65,8 @@ def depth_map(edits: pd.DataFrame) -> pd.DataFrame:
     probability of the new answer after the bare prompt and (mean) after unseen prefixes.
     """
     before = edits[edits["rule"].eq("unedited")].set_index(["layer", "fact"])["perplexity"]
-    rows = edits[edits["rule"].ne("unedited")].copy()
-    rows["perplexity_ratio"] = (
-        rows["perplexity"] / before.loc[list(zip(rows["layer"], rows["fact"], strict=True))].values
-    )
+    rows = edits[edits["rule"].ne("unedited")].join(before.rename("before"), on=["layer", "fact"])
+    rows["perplexity_ratio"] = rows["perplexity"] / rows["before"]
     rows["stratum"] = rows["position"].eq(0).map({True: "first-token", False: "ordinary"})
     rows["p_new_bare"] = [pairs["rewrite"][0][0] for pairs in rows["pairs"]]
     prefixed = (pd.Series([new for new, _ in pairs["prefixed"]], dtype=float) for pairs in rows["pairs"])

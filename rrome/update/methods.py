@@ -177,9 +177,7 @@ class Memory(Rule):
     def _remainder(self, a: torch.Tensor) -> torch.Tensor:
         """a' = a - sum_i b_i (b_i . a); zero where it is rounding, without a ridge."""
         rows, rest = self._rows[: self._n], a
-        for _ in range(
-            1 if self.method.tau else 2
-        ):  # without a ridge b_i are orthonormal: the second time keeps them so
+        for _ in range(1 if self.method.tau else 2):  # without a ridge, twice keeps the b_i orthonormal
             rest = rest - (rows @ rest) @ rows
         return rest if self.method.tau or rest @ a > ROUNDING * (a @ a) else torch.zeros_like(a)
 

@@ -138,10 +138,7 @@ class Preflight:
 
 
 def preflight(
-    keys: Keys,
-    second_moment: SecondMoment,
-    subject: str = "",
-    rules: Sequence[Rule] = tuple(RULES.values()),
+    keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
 ) -> Preflight:
     """Denominators and amplifications of the rules for one fact's keys."""
     plain = [rule for rule in rules if type(rule).solve is Rule.solve]  # they share one call of the solver
@@ -158,12 +155,7 @@ def preflight(
 
 
 def rank_one_update(
-    site: EditSite,
-    keys: Keys,
-    value: Value,
-    second_moment: SecondMoment,
-    rule: str | Rule,
-    subject: str = "",
+    site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
 ) -> RankOneUpdate:
     """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
 

@@ -107,9 +107,7 @@ def _search(
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, scales, strict=True)]
     active, initial = descents, None
     while active:
-        nll, current, missed = batch.evaluate(
-            [descent.delta for descent in active]
-        )  # (B,), (B, V), (B,) for B active facts
+        nll, current, missed = batch.evaluate([descent.delta for descent in active])  # (B,), (B, V), (B,)
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
         loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
