@@ -42,7 +42,7 @@ class Checks:
     every: int = 20  # edits between two checkpoints
     probe: str | None = None  # text, cut to 512 tokens; its perplexity is measured after every edit (see mixed_probe)
     tasks: Sequence[Task] = ()  # downstream tasks, scored at every checkpoint
-    prompts: Sequence[str] = ()  # continued greedily at every checkpoint
+    prompts: Sequence[str] = ()  # continued after every edit, with sampled text
     n_generated: int = 30  # tokens of each continuation
     retest: bool = True  # measure every edit again in the model after the last one
 
@@ -148,7 +148,7 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
         editor.apply(update)
         row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
         row |= {"delta_frobenius": update.norm, "delta": update.size}
-    row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _perplexity(model, checks)
+    row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _state(model, checks)
     log.append(update, fact, stored=True, **row)
     if rule.remembers and row.get("delta_frobenius"):
         rule.add(editor.keys(fact))  # of a batch of its own, so that a resumed run is bit-identical
@@ -158,8 +158,14 @@ def _metrics(model: Model, fact: Fact) -> dict[str, float]:
     return fact_metrics(fact_probabilities(model, fact, {"now": None})["now"])
 
 
-def _perplexity(model: Model, checks: Checks) -> dict[str, float]:
-    return {} if checks.probe is None else {"perplexity": row_perplexities(model, checks.probe, [None])[0]}
+def _state(model: Model, checks: Checks) -> dict[str, Any]:
+    """The perplexity and the texts of the model as it is."""
+    row: dict[str, Any] = {}
+    if checks.probe is not None:
+        row["perplexity"] = row_perplexities(model, checks.probe, [None])[0]
+    if checks.prompts:
+        row["texts"] = generate(model, checks.prompts, checks.n_generated)
+    return row
 
 
 def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, journal: Journal) -> None:
@@ -168,11 +174,9 @@ def _checkpoint(model: Model, facts: Sequence[Fact], done: int, checks: Checks, 
     if not due or any(row["edits"] == done for row in journal.rows):
         return
     row: dict[str, Any] = {"edits": done, "delta": model.edits.size, "retained": retained(model, facts[:done])}
-    row |= _perplexity(model, checks)
+    row |= _state(model, checks)
     for task in checks.tasks:
         row |= task.scores(model)
-    if checks.prompts:
-        row["texts"] = generate(model, checks.prompts, checks.n_generated, top_k=1)
     journal.append(row)
 
 
