@@ -218,3 +218,16 @@ def survival(runs: pd.DataFrame) -> pd.DataFrame:
         columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
         curves.append(pd.DataFrame(columns).assign(rule=rule))
     return pd.concat(curves, ignore_index=True)
+
+
+def largest_difference(
+    again: pd.DataFrame, stored: pd.DataFrame, columns: Sequence[str], on: Sequence[str]
+) -> pd.Series:
+    """Per column the largest |again - stored| / |stored| over the rows of `again`, matched by `on`; NaN where both are is 0.
+
+    A row without a counterpart, or a number where the other has none, differs infinitely.
+    """
+    pairs = again[[*on, *columns]].merge(stored[[*on, *columns]], "left", on=list(on), suffixes=("", "_stored"))
+    here, there = pairs[[*columns]], pairs[[f"{name}_stored" for name in columns]].set_axis([*columns], axis=1)
+    apart = (here - there).abs() / there.abs().clip(lower=1e-12)
+    return apart.mask(here.isna() & there.isna(), 0).fillna(math.inf).max()
