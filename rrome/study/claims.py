@@ -105,7 +105,7 @@ def _some_break(edits: pd.DataFrame) -> Statement:
 def _few_break(evidence: Evidence, rule: str) -> Statement:
     edits = evidence.edits(rule)
     yes = edits.groupby("subject")["broken"].any()
-    says = f"the share of subjects of which a single {rule} edit breaks the model is below {RARE} %"
+    says = f"the share of subjects of which a single {rule.replace('rome', 'ROME')} edit breaks the model is below {RARE} %"
     return supporting(says, "below", RARE, note=_drawn(edits), **_per_cent(yes))
 
 
@@ -115,8 +115,8 @@ def repeating_text(evidence: Evidence) -> list[Statement]:
     kinds = edits[edits["broken"]].reindex(columns=["subject", "entropy", "entropy_tokens"])
     lower = kinds.set_index("subject").min(axis=1).dropna().groupby(level=0).median()
     says = (
-        f"of the subjects whose ROME edits break the model, more than {HALF} % leave a text that repeats: the lower of its "
-        f"normalised entropies, over words and over tokens, is below {REPEATING}"
+        f"of the subjects whose ROME edits break the model, more than {HALF} % leave a text that repeats (normalised "
+        f"entropy over words or tokens below {REPEATING})"
     )
     note = f"median of that entropy {lower.median():.2f}" if len(lower) else ""
     core = Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))
@@ -127,8 +127,8 @@ def disabling_size(evidence: Evidence) -> list[Statement]:
     """C2."""
     edits = evidence.edits("rome")
     says = (
-        "the median |Δ| of ROME edits that break the model is at least an order of magnitude "
-        f"({LARGE} times) that of the others (published: 630 times and more)"
+        f"the median |Δ| of ROME edits that break the model is above {LARGE} times, an order of magnitude, that of the "
+        "others (published: 630 times and more)"
     )
     core = Statement(says, "above", LARGE, **_ratio(edits, edits["broken"]))
     sizes = edits.groupby(["subject", "broken"])["delta"].median().reset_index()
@@ -143,7 +143,7 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
     bad = edits[edits["broken"]]
     others = {rule: evidence.edits(rule)["broken"].loc[bad.index] for rule in ("r-rome", "p-rome")}
     whole = ~pd.DataFrame(others).any(axis=1).groupby(bad["subject"]).any()
-    says = f"of the subjects whose ROME edits break the model, more than {MOST} % break it under neither cure"
+    says = f"of the subjects whose ROME edits break the model, more than {MOST} % do not under r-ROME and p-ROME"
     note = ", ".join(f"{here.sum()} of {len(bad)} edits break it under {rule}" for rule, here in others.items())
     core = Statement(says, "above", MOST, note=note, **_per_cent(whole))
     return [_some_break(edits), core]
@@ -152,7 +152,7 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     """C4, and C5 without its cost."""
     edits = evidence.edits(rule)
-    says = f"under {rule} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
+    says = f"under {rule.replace('rome', 'ROME')} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
     core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
     return [core, _few_break(evidence, rule)]
 
@@ -168,8 +168,8 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
     """C6: what leads from a whole model to a broken one; what happens to the broken one does not count."""
     came, collapsed = evidence.collapse()
     says = (
-        f"until perplexity passes {TIMES:g} times its start, one edit carries more than {HALF} % of the rise of its "
-        f"logarithm, and its own |Δ| is above {JUMP} times the median of the edits before (otherwise 0)"
+        f"one edit carries more than {HALF} % of the rise of log perplexity up to its passing {TIMES:g} times the start, "
+        f"and its own |Δ| is above {JUMP} times the median before it (else: 0 %)"
     )
     if came is None:
         return [collapsed, Statement(says, "above", HALF, NOTHING, n=0, unit="%")]
