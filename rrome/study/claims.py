@@ -17,6 +17,7 @@ from ..store.disk import RromeError
 from ..update.rules import NAMED_RULES, RULES
 from .examples import memory_errors
 from .sequential import TIMES, SequentialRun, broken, collapse_edit
+from .verdicts import MINIMUM as MINIMUM
 from .verdicts import Statement, tabulate
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
@@ -152,7 +153,8 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     """C4, and C5 without its cost."""
     edits = evidence.edits(rule)
-    says = f"under {rule.replace('rome', 'ROME')} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
+    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under "
+    says += rule.replace("rome", "ROME")
     core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
     return [core, _few_break(evidence, rule)]
 

@@ -61,13 +61,14 @@ class Statement:
     @property
     def text(self) -> str:
         """The number with its interval, its unit, n and the note in words."""
-        value, *ends = self.found
+        value = self.found[0]
         form = {"relative error": ".0e", "edits": ".0f"}.get(self.unit, ",.2f" if abs(value) < 10 else ",.1f")
         numbers = [format(number, form) for number in self.found]
-        if np.isnan(ends).any():
+        if np.isnan(self.found).any():
             numbers = ["nothing measured" if np.isnan(value) else f"{numbers[0]}, no interval"]
         found = f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else numbers[0]
-        found += f" {self.unit}" if self.unit in ("times", "%", "points", "edits") and not np.isnan(value) else ""
+        if self.unit != "area" and not np.isnan(value):
+            found = f"{self.unit} {found}" if self.unit == "relative error" else f"{found} {self.unit}"
         few = "" if self.n is None else f"n = {self.n}" + (f", fewer than {MINIMUM}" if self.n < MINIMUM else "")
         return "; ".join(part for part in (found, few, self.note) if part)
 
