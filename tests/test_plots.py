@@ -153,6 +153,25 @@ def test_the_largest_outliers_are_named_once_and_panels_share_their_axes(edits):
         assert panel.get_xscale() == panel.get_yscale() == "log"
 
 
+def scorecard(**changes):
+    """Statements of one unit, as a scorecard holds them."""
+    row = {"id": "C2", "role": "core", "statement": "so it is", "unit": "times", "side": "above", "threshold": 10.0}
+    return pd.DataFrame([row | {"value": 20.0, "low": 15.0, "high": 30.0, "outcome": "true"} | changes])
+
+
+def test_a_statement_is_drawn_with_its_interval_and_threshold_and_a_premise_is_not():
+    table = pd.concat([scorecard(), scorecard(unit="points", low=np.nan, high=np.nan), scorecard(role="premise")])
+    figure = plots.verdicts(table)
+    assert len(figure.axes) == 2 and all(len(panel.get_yticks()) == 1 for panel in figure.axes)
+    threshold, interval = (lines.get_segments()[0][:, 0] for lines in figure.axes[0].collections[1:3])
+    assert set(threshold) == {10} and list(interval) == [15, 30]
+
+
+def test_statements_about_which_nothing_was_measured_can_be_drawn():
+    nothing = scorecard(value=np.nan, low=np.nan, high=np.nan, outcome="open", unit="area")
+    plots.verdicts(pd.concat([nothing, scorecard(value=1e30, low=np.nan)])).canvas.draw()
+
+
 def test_an_interval_is_drawn_as_it_was_given():
     rows = pd.DataFrame({"kind": "mlp", "layer": [0, 1], "effect": [0.2, 0.9], "low": [0.1, 0.3], "high": [0.7, 0.8]})
     figure = plots.tracing(rows.assign(total=1.0))  # at layer 1 the value lies outside its interval, and stays so
