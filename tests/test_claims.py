@@ -98,7 +98,7 @@ CASES = {
     "a slow collapse": ("C6", "not reproduced", {"rome": run(sizes([12]), CREEP)}),
     "it ends in no number": ("C6", "reproduced", {"rome": run(sizes([40]), level({40: np.nan}))}),
     "a jump elsewhere": ("C6", "not reproduced", {"rome": run(sizes([20]), level({40: 8}))}),
-    "too early to know": ("C6", "open", {"rome": run(sizes([5]), level({5: 8}))}),
+    "an early collapse": ("C6", "reproduced", {"rome": run(sizes([5]), level({5: 8}))}),
     "a creep, then a leap of a broken model": (
         "C6", "not reproduced", {"rome": run(sizes([80]), CREEP * (level({80: 1e9}) / 20))},
     ),

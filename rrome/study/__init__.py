@@ -5,7 +5,7 @@ from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, memory_errors, playground, sizes, what_it_says
-from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
+from .layer import SHOWN, choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .sequential import (
     Checks,
     SequentialRun,
@@ -21,6 +21,7 @@ from .speed import against_naive, edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
 
 __all__ = [
+    "SHOWN",
     "Checks",
     "Evidence",
     "Measures",

@@ -171,16 +171,19 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
     came, collapsed = evidence.collapse()
     says = (
         f"one edit carries more than {HALF} % of the rise of log perplexity up to its passing {TIMES:g} times the start, "
-        f"and its own |Δ| is above {JUMP} times the median before it (else: 0 %)"
+        f"and its own |Δ| is above {JUMP} times the run's median (else: 0 %)"
     )
     if came is None:
         return [collapsed, Statement(says, "above", HALF, NOTHING, n=0, unit="%")]
     level, edits = np.log(evidence.ratios("rome").to_numpy()[:came]), evidence.runs["rome"].edits
     rises = np.diff(level, prepend=0.0)
     at = int(rises.argmax())
-    part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].iloc[:at].median()
+    part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].median()
     note = f"{part:.0f} % by edit {at + 1}, {edits['subject'].iloc[at]}, its |Δ| {jump:.1f} times that median"
-    return [collapsed, Statement(says, "above", HALF, (part if jump > JUMP else 0.0,), n=at, unit="%", note=note)]
+    return [
+        collapsed,
+        Statement(says, "above", HALF, (part if jump > JUMP else 0.0,), n=len(edits), unit="%", note=note),
+    ]
 
 
 def slow_decay(evidence: Evidence) -> list[Statement]:
