@@ -83,12 +83,12 @@ def _name_largest(panel: Axes, here: pd.DataFrame, column: str, labels: int) -> 
 
 @style()
 def amplification_scatter(table: pd.DataFrame) -> Figure:
-    """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
+    """Amplification against the two keys' cosine under C_0^-1, one panel per rule, first-token subjects marked apart."""
     table = _with_strata(table)
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
     for rule, panel in zip(NAMED_RULES, axes, strict=True):
-        _points(panel, table, "cosine", f"amplification_{rule}", rule)
-        panel.set(yscale="log", title=NAMES[rule], xlabel=r"cosine of $k_e$ and $k_e^o$")
+        _points(panel, table, "cos_c", f"amplification_{rule}", rule)
+        panel.set(yscale="log", title=NAMES[rule], xlabel=r"$\cos_C(k_e, k_e^o)$")
         panel.legend(loc="best", fontsize=7)
     axes[0].set_ylabel("amplification (log scale)")
     return figure
