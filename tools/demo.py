@@ -24,7 +24,8 @@ def main(n_generated: int = 40, c0_tokens: int = 20_000) -> None:
         table = said[["rule", "delta_frobenius", "perplexity"]].assign(p_new=new.neg().exp().tolist())
         typer.echo(f"\n{fact.rewrite} -> {fact.target_new}\n{table.round(2).to_string(index=False, na_rep='')}\n")
         for row in said.itertuples():
-            typer.echo(f"{row.rule:>9}: {prompt}{' '.join(row.text.split(' '))}".replace("\n", " "))
+            typer.echo(f"{row.rule:>9}: {' '.join(f'{prompt}{row.text}'.split())}")
+    typer.echo("\np_new: of the new answer after the bare prompt, where r-ROME and p-ROME hardly edit it (notebook 5).")
 
 
 if __name__ == "__main__":
