@@ -49,7 +49,7 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
     shown = [name for name in ROWS if edits.get(name, pd.Series(dtype=float)).notna().any()]
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     figure, axes = plt.subplots(
-        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex=True, sharey="row", layout="constrained",
+        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex="col", sharey="row", layout="constrained",
         height_ratios=[1] + [2] * len(shown),
     )  # fmt: skip
     for rule, (top, *panels) in zip(NAMED_RULES, axes.T, strict=True):
@@ -58,7 +58,7 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
         top.set(title=NAMES[rule], yscale="symlog", ylabel="edits")
         for name, panel in zip(shown, panels, strict=True):
             _points(panel, here, "delta", name, rule)
-            panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
+            panel.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
             panel.get_legend().remove()
         if shown[-1] == "perplexity":
             panels[-1].set_yscale("log")
