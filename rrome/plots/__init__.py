@@ -1,6 +1,7 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
 from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .later import identity_second_moment, what_came_after
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
 from .sequential import collapse_curves, survival_curves
 from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
@@ -12,6 +13,7 @@ __all__ = [
     "delta_scatter",
     "depth_map",
     "disabling_edit",
+    "identity_second_moment",
     "key_grid",
     "layer_choice",
     "leading_tokens",
@@ -30,4 +32,5 @@ __all__ = [
     "text_sizes",
     "toy_memory",
     "tracing",
+    "what_came_after",
 ]
