@@ -1,9 +1,10 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
 from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .claims import verdicts
 from .later import identity_second_moment, what_came_after
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
-from .sequential import collapse_curves, survival_curves
+from .sequential import collapse_curves, perplexity_paths, survival_curves
 from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "key_grid",
     "layer_choice",
     "leading_tokens",
+    "perplexity_paths",
     "prefixed_efficacy",
     "preflight_roc",
     "provenance",
@@ -32,5 +34,6 @@ __all__ = [
     "text_sizes",
     "toy_memory",
     "tracing",
+    "verdicts",
     "what_came_after",
 ]

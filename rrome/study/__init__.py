@@ -2,9 +2,9 @@
 
 from ..measure.metrics import survival
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
-from .claims import Evidence, memory_errors, scorecard
+from .claims import Evidence, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
-from .examples import compute_updates, playground, sizes, what_it_says
+from .examples import compute_updates, memory_errors, playground, sizes, what_it_says
 from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .sequential import (
     Checks,
