@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="ut
 
 
 def test_the_rule_of_the_tutorial_is_short_and_really_is_one(editor, tmp_path, monkeypatch, capsys):
-    (tutorial,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    tutorial, method = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     rule = tutorial[tutorial.index("@dataclass") : tutorial.index("\n\neditor")]
     assert len(rule.splitlines()) < 15
     prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("A ship is",)}
@@ -20,7 +20,13 @@ def test_the_rule_of_the_tutorial_is_short_and_really_is_one(editor, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rrome.edit, "load_editor", lambda *_, **__: editor)
     monkeypatch.setattr(rrome.study, "draw_facts", lambda *_, **__: facts)
-    exec(tutorial, {"__name__": "tutorial"})
+    namespace = {"__name__": "tutorial"}
+    exec(tutorial, namespace)
     shown = capsys.readouterr().out
     assert "Between(share=0.5)" in shown and "r-rome" in shown
     assert '"rules": ["r-rome", "Between(share=0.5)", "p-rome"]' in (tmp_path / "between.jsonl").read_text()
+    exec(method, namespace)
+    name, norm, change = capsys.readouterr().out.rsplit(maxsplit=2)
+    assert name == "Method(filter=Filter(offset=0.02), tau=500.0, remembers=True)" and float(norm) > float(change) / 100 > 0
+    alone = editor.update(namespace["facts"][-1], namespace["gentle"])
+    assert alone.norm != float(norm)  # the earlier facts count

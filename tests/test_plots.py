@@ -137,6 +137,21 @@ def test_every_figure_of_the_single_edits_can_be_drawn(edits):
         figure.canvas.draw()
 
 
+def test_every_method_has_a_line_and_every_second_moment_a_panel(edits):
+    table = edits.assign(method=edits["rule"], stratum=np.where(edits["position"].eq(0), "first-token", "ordinary"))
+    table = table.assign(share_written=0.5, preservation=2.0)
+    figure = plots.what_came_after(table[table["method"].isin(["unedited", "rome", "aao"])])
+    figure.canvas.draw()
+    assert [panel.get_title("left") for panel in figure.axes][:2] == ["share written", "ES"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unedited", "rome", "aao"]
+    pair = edits[edits["rule"].isin(["rome", "r-rome"])].assign(gain=0.1, perplexity_ratio=2.0)
+    moments = pd.concat([pair.assign(second_moment=name, layer=layer) for name, layer in (("C", 7), ("I", 9))])
+    figure = plots.identity_second_moment(moments)
+    figure.canvas.draw()
+    assert [panel.get_title("left") for panel in figure.axes] == ["C", "I"]
+    assert [panel.texts[0].get_text() for panel in figure.axes] == ["layer 7", "layer 9"]
+
+
 @pytest.mark.parametrize("outcome, says", [(False, "no edit breaks the model"), (True, "every edit breaks the model")])
 def test_a_model_that_nothing_or_everything_breaks_has_no_roc_curve(edits, outcome, says):
     figure = plots.preflight_roc(edits, "rome", pd.Series(outcome, edits.index), (np.nan,) * 3)

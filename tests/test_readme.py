@@ -124,6 +124,24 @@ def test_what_is_said_of_the_depth_map_was_computed():
     assert not found.loc[["p-rome", "aao"], "broken"].any()
 
 
+def test_what_is_said_of_the_later_methods_was_computed():
+    table = pd.read_csv(ROOT / "figures" / "data" / "what_came_after.csv")
+    before = table.loc[table["method"].eq("unedited"), "perplexity"].iloc[0]
+    told = {
+        method: cells.split(" | ")
+        for method, cells in re.findall(r"^\| `(.+)` \| ([\d.]+ .*) \|$", TEXT["later-methods"], re.M)
+    }
+    assert set(told) == set(table["method"]) - {"unedited"}
+    for method, here in table[table["method"].isin(told)].groupby("method"):
+        parts = [here[here["stratum"].eq(stratum)] for stratum in ("ordinary", "first-token")]
+        names = ["share_written", "ES", "ES_prefixed", "PS", "NS"]
+        found = [
+            [f"{part[name].mean():.2f}" for name in names] + [f"{part['preservation'].mean():.1f}"] for part in parts
+        ]
+        worst = [f"{part['perplexity'].max() / before:.2f}" for part in parts]
+        assert told[method] == [*found[0], worst[0], *found[1], worst[1]], method
+
+
 def test_the_speed_is_what_was_measured():
     told = re.findall(r"^\| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.e-]+) \|$", TEXT["speed"], re.M)
     formats = {"seconds_naive": ".1f", "seconds_ours": ".1f", "ratio": ".1f", "relative_error": ".1e"}

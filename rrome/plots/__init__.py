@@ -2,6 +2,7 @@
 
 from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
 from .claims import verdicts
+from .later import identity_second_moment, what_came_after
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
 from .sequential import collapse_curves, perplexity_paths, survival_curves
 from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
@@ -13,6 +14,7 @@ __all__ = [
     "delta_scatter",
     "depth_map",
     "disabling_edit",
+    "identity_second_moment",
     "key_grid",
     "layer_choice",
     "leading_tokens",
@@ -33,4 +35,5 @@ __all__ = [
     "toy_memory",
     "tracing",
     "verdicts",
+    "what_came_after",
 ]
