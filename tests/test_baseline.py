@@ -15,11 +15,11 @@ def test_the_batched_solver_makes_the_edit_that_the_kit_makes(name):
     solution = Editor(model, moment, PREFIXES, search=Search(evaluations=6)).solve(fact)
     target, delta, losses = batched_value(model, fact, PREFIXES, evaluations=6)
     assert solution.value.losses == pytest.approx(losses, rel=1e-5)
-    assert (solution.value.delta - delta).norm() <= 5e-6 * delta.norm()
+    assert (solution.value.delta - delta).norm() <= 2e-5 * delta.norm()
     keys = batched_keys(model, fact, PREFIXES)
     for rule in ("rome", "r-rome", "p-rome"):
         expected = naive.delta_matrix(model, fact, PREFIXES, moment.matrix, RULES[rule], "", target, keys)
-        assert (solution.update(rule).matrix() - expected).norm() <= 5e-6 * expected.norm()
+        assert (solution.update(rule).matrix() - expected).norm() <= 2e-5 * expected.norm()
 
 
 def test_the_batched_solver_reads_every_prompt_through_the_whole_model_at_each_evaluation(tiny):

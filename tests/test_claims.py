@@ -4,8 +4,7 @@ import pytest
 
 from rrome import RULES, RromeError
 from rrome.store.disk import read_yaml
-from rrome.study import as_markdown, claims
-from rrome.study.sequential import SequentialRun
+from rrome.study import SequentialRun, as_markdown, claims
 from rrome.study.verdicts import STATUS, Statement, below, beyond, verdict, verdicts
 
 N_ORDINARY, N_FIRST, N_EDITS = 30, 12, 100

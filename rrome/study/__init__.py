@@ -6,16 +6,8 @@ from .claims import Evidence, memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, playground, sizes, what_it_says
 from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
-from .sequential import (
-    Checks,
-    SequentialRun,
-    broken,
-    collapse_edit,
-    curve,
-    disabling_edits,
-    read_sequential,
-    sequential_edits,
-)
+from .runs import SequentialRun, broken, collapse_edit, curve, disabling_edits, read_sequential
+from .sequential import Checks, lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
@@ -40,6 +32,7 @@ __all__ = [
     "layer_sweep",
     "layer_table",
     "leading_edits",
+    "lockstep",
     "memory_errors",
     "mixed_probe",
     "named_tasks",

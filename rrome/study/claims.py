@@ -15,7 +15,7 @@ from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, rank_one_update
 from ..update.second_moment import SecondMoment
 from ..update.value import Value
-from .sequential import TIMES, SequentialRun, broken, collapse_edit, disabling_edits
+from .runs import TIMES, SequentialRun, broken, collapse_edit, disabling_edits
 from .verdicts import Statement, below, beyond, tabulate, text
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words again and again
