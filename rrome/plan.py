@@ -66,7 +66,9 @@ def plan(folder: Path, profile: str, model_name: str, device: str | None = None)
     editor, facts = Editor(model, c0, seed=single["seed"]), load_facts(single["dataset"], n=facts_at_once(where))
     half = load_facts(sequence["dataset"], n=max(1, sequence["n_edits"] // 2))
     draw = {"n_known": sequence["n_known"], "n_items": sequence["n_items"]}
-    tasks = study.named_tasks(sequence["dataset"], sequence["tasks"] if table["checkpoints"].any() else [], **draw)
+    tasks = study.named_tasks(
+        model, sequence["dataset"], sequence["tasks"] if table["checkpoints"].any() else [], **draw
+    )
     measures = study.Measures.standard(editor, n_generated=single["n_generated"], generated=list(RULES))
     checks = study.Checks(probe=study.mixed_probe(), every=1)
     with TemporaryDirectory() as scratch:

@@ -25,18 +25,18 @@ def test_a_longer_sequence_begins_with_the_shorter_one():
         draw_sequence("world", n_known=50, n_edits=60)
 
 
-def test_recall_asks_for_no_subject_that_may_be_edited():
-    tasks = named_tasks("world", ["recall", "agreement"], n_known=100, n_items=40)
+def test_recall_asks_for_no_subject_that_may_be_edited(tiny_llama):
+    tasks = named_tasks(tiny_llama, "world", ["recall", "agreement"], n_known=100, n_items=40)
     assert [task.name for task in tasks] == ["recall", "agreement"] and len(tasks[1].choices) == 40
     subjects = {fact.subject for fact in load_facts("world", n=100)}
     assert len(tasks[0].choices) == 40
     assert not any(choice.prompt.startswith(tuple(subjects)) for choice in tasks[0].choices)
 
 
-def test_a_task_of_glue_can_come_from_a_folder(tmp_path):
+def test_a_task_of_glue_can_come_from_a_folder(tiny_llama, tmp_path):
     records = [{"sentence": f"The town was number {n}.", "label": n % 2} for n in range(20)]
     (tmp_path / "sst2.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    agreement, sst2 = named_tasks("world", ["agreement", f"{tmp_path}/sst2"], n_known=10, n_items=8)
+    agreement, sst2 = named_tasks(tiny_llama, "world", ["agreement", f"{tmp_path}/sst2"], n_known=10, n_items=8)
     assert (agreement.name, sst2.name) == ("agreement", "sst2") and len(sst2.questions) == 8
 
 

@@ -21,7 +21,7 @@ ENTRY = read_yaml("models.yaml")["smollm2-135m"]
 
 
 def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
-    assert default_model.layer == 9 and default_model.depth == 30
+    assert default_model.layer == 7 and default_model.depth == 30
     assert default_model.site.weight.shape == (576, 1536)
     assert default_model.site.weight.dtype == torch.float32
     assert not default_model.lm.training

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from pytest import approx
 import torch
 
 from rrome import Fact, RromeError, load_facts
-from rrome.measure import agreement_task, glue_task, recall_task, tasks
+from rrome.measure import agreement_task, glue, glue_task, recall_task, sentiment_task, tasks
 from rrome.measure.scores import target_nll
-from rrome.measure.tasks import Choice, ChoiceTask, GlueTask, read_answer, weighted_f1
+from rrome.measure.glue import GlueTask, read_answer
+from rrome.measure.tasks import Choice, ChoiceTask, SentimentTask, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},
@@ -36,7 +38,7 @@ def test_a_choice_is_won_when_the_right_continuation_is_likelier(tiny):
     task = ChoiceTask("test", choices)
     assert task.won(tiny) == (nll.argmin(1) == 0).tolist()
     assert task.scores(tiny) == {"test": (nll.argmin(1) == 0).double().mean().item()}
-    assert task.floor == pytest.approx(1 / 3)
+    assert task.floor == approx(1 / 3)
 
 
 def test_a_choice_without_a_blank_is_read_so(tiny):
@@ -107,6 +109,33 @@ def test_the_unedited_default_model_is_well_above_chance(default_model):
     assert recall.scores(default_model)["recall"] > recall.floor + 0.15
 
 
+def test_sentiment_is_judged_against_a_threshold_of_other_reviews(tiny_llama, monkeypatch):
+    odds = {
+        "positive": 3.0,
+        "negative": 1.0,
+    }  # a model that prefers one word to the other everywhere, by more after praise
+
+    def measured(model, prompts):
+        return [odds["positive" if any(w in p for w in ("wonderful", "superb")) else "negative"] for p in prompts]
+
+    monkeypatch.setattr(tasks, "sentiment_odds", measured)
+    task = sentiment_task(tiny_llama, 40)
+    assert len(set(task.prompts)) == 40 and sorted(task.labels) == [0] * 20 + [1] * 20 and 1 <= task.threshold < 3
+    praised = SentimentTask("sentiment", ("It was wonderful.", "It was poor."), (1, 0), 2.0)
+    assert praised.scores(tiny_llama) == {"sentiment": 1} and praised.key != task.key
+    assert SentimentTask("sentiment", praised.prompts, (1, 0), 9.0).scores(tiny_llama)["sentiment"] == approx(
+        task.floor
+    )
+    monkeypatch.setattr(tasks, "sentiment_odds", lambda model, prompts: [float("nan")] * len(prompts))
+    assert task.scores(tiny_llama) == {"sentiment": 0}
+    with pytest.raises(RromeError, match="an even number of reviews from 2 to 240, not 7"):
+        sentiment_task(tiny_llama, 7)
+
+
+def test_the_unedited_default_model_knows_praise_from_blame(default_model):
+    assert sentiment_task(default_model, 40).scores(default_model)["sentiment"] > 0.8
+
+
 @pytest.mark.parametrize("name", SENTENCES)
 def test_prompts_hold_shots_and_an_open_question(folder, name):
     task = glue_task(name, folder, n_per_class=5)
@@ -148,19 +177,19 @@ def test_an_answer_names_one_option_or_is_invalid(answer, label):
 
 def test_weighted_f1_by_hand():
     labels = [0, 0, 1, 1]
-    assert weighted_f1(labels, [1, 1, 1, 1]) == pytest.approx(1 / 3)
+    assert weighted_f1(labels, [1, 1, 1, 1]) == approx(1 / 3)
     assert weighted_f1(labels, [0, 0, 1, 1]) == 1
     assert weighted_f1(labels, [-1] * 4) == 0
-    assert weighted_f1(labels, [0, -1, 1, -1]) == pytest.approx(2 / 3)  # precision 1, recall 1/2 for both labels
+    assert weighted_f1(labels, [0, -1, 1, -1]) == approx(2 / 3)  # precision 1, recall 1/2 for both labels
 
 
 def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_threshold(tiny_llama, monkeypatch):
     task = GlueTask("test", (), ("A", "B", "C", "D"), (0, 0, 1, 1), ("no", "yes"), 3)
-    monkeypatch.setattr(tasks, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
+    monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
     odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
     nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
-    monkeypatch.setattr(tasks, "target_nll", lambda *_: torch.tensor(nll))
-    assert task.scores(tiny_llama) == {"test": pytest.approx(task.floor), "test_auc": 0.75}
+    monkeypatch.setattr(glue, "target_nll", lambda *_: torch.tensor(nll))
+    assert task.scores(tiny_llama) == {"test": approx(task.floor), "test_auc": 0.75}
 
 
 def test_a_real_model_is_scored(tiny, folder):

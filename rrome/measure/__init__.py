@@ -1,5 +1,6 @@
 """What an edited model says and knows: probabilities, perplexity, the paper's metrics with intervals, downstream tasks."""
 
+from .glue import glue_task
 from .metrics import (
     auc,
     distinct_share,
@@ -14,7 +15,7 @@ from .metrics import (
     token_entropy,
 )
 from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, target_nll
-from .tasks import Task, agreement_task, glue_task, recall_task
+from .tasks import Task, agreement_task, recall_task, sentiment_task
 
 __all__ = [
     "Task",
@@ -35,6 +36,7 @@ __all__ = [
     "row_perplexities",
     "rowwise",
     "score",
+    "sentiment_task",
     "target_nll",
     "token_entropy",
 ]

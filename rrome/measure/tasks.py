@@ -1,29 +1,23 @@
 """Downstream tasks: what a model still knows after editing.
 
-Offline: choices between a right and a wrong continuation, won when the right one is more probable per token. Agreement has
+Choices between a right and a wrong continuation are won when the right one is more probable per token: agreement has
 minimal pairs of the kind BLiMP uses (Warstadt et al. 2020), from rrome/data/agreement.yaml; recall asks facts not edited.
-
-GLUE, the paper's four tasks: few-shot prompts, a generated answer, weighted F1, and the area under the ROC curve of the
-log-odds of the two answers. A small model that always gives one answer has a constant F1; its log-odds may still tell.
+Sentiment is scored as the paper scores SST2, by weighted F1: a constant answer gives 1/3, a model without an answer 0.
 """
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from ..facts.fact import Fact
-from ..model.model import Model, generate
-from ..store.disk import RromeError, digest, read_records, read_yaml
-from .metrics import roc_area
+from ..model.model import Model
+from ..store.disk import RromeError, digest, read_yaml
 from .scores import target_nll
 
 INVALID = -1  # the label of an answer that names no option, or both
-BATCH = 16
 
 
 class Task(Protocol):
@@ -138,112 +132,52 @@ def recall_task(facts: Sequence[Fact], n: int = 200, n_wrong: int = 3, seed: int
 
 
 @dataclass(frozen=True)
-class GlueTask:
-    """Questions of one task with their labels (0 or 1), the shots before each, and the words that stand for the labels."""
+class SentimentTask:
+    """Reviews with their labels (1: positive), judged by the log-odds of two words against a threshold fixed beforehand."""
 
     name: str
-    shots: tuple[str, ...]
-    questions: tuple[str, ...]
+    prompts: tuple[str, ...]
     labels: tuple[int, ...]
-    options: tuple[str, str]
-    n_tokens: int  # of a generated answer
+    threshold: float
+    floor: float = 1 / 3  # the weighted F1 of one answer to everything, both labels being asked equally often
 
     @property
     def key(self) -> str:
-        """A content hash."""
-        return digest(vars(self))
-
-    @property
-    def floor(self) -> float:
-        """The better weighted F1 of the two constant answers."""
-        return max(weighted_f1(self.labels, [label] * len(self.labels)) for label in (0, 1))
-
-    def prompts(self, model: Model) -> list[str]:
-        """The shots and each question, without the first shots where the model's context is too short for all."""
-        return [self._prompt(model, question) for question in self.questions]
-
-    def _prompt(self, model: Model, question: str) -> str:
-        for skipped in range(len(self.shots) + 1):
-            prompt = "".join([*self.shots[skipped:], question])
-            if len(model.encode(prompt)) <= model.context - self.n_tokens:
-                return prompt
-        raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
+        """A content hash; the threshold follows from the model."""
+        return digest(self.name, self.prompts, self.labels)
 
     def scores(self, model: Model) -> dict[str, float]:
-        """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
-        prompts = self.prompts(model)
-        batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
-        answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
-        given = [read_answer(answer, self.options) for answer in answers]
-        twice = [prompt for prompt in prompts for _ in self.options]
-        nll = target_nll(model, twice, self.options * len(prompts)).view(-1, 2)
-        odds = (nll[:, 0] - nll[:, 1]).numpy()  # log p(option 1) - log p(option 0)
-        area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
-        return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
+        """The weighted F1; a review whose log-odds are NaN has no answer."""
+        odds = sentiment_odds(model, self.prompts)
+        return {self.name: weighted_f1(self.labels, [INVALID if x != x else int(x > self.threshold) for x in odds])}
 
 
-def read_answer(answer: str, options: Sequence[str]) -> int:
-    """The label whose word occurs in an answer; INVALID when none or both do."""
-    named = [label for label, word in enumerate(options) if word in answer.lower()]
-    return named[0] if len(named) == 1 else INVALID
+def sentiment_odds(model: Model, prompts: Sequence[str]) -> list[float]:
+    """log p(" positive") - log p(" negative") after each prompt."""
+    twice = [prompt for prompt in prompts for _ in range(2)]
+    nll = target_nll(model, twice, ["positive", "negative"] * len(prompts)).view(-1, 2)
+    return (nll[:, 1] - nll[:, 0]).tolist()
+
+
+def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:
+    """`n` short reviews, as many positive as negative; the threshold is the median log-odds of `n` others in this model.
+
+    Take the unedited model. Raises RromeError for an odd `n`, or one for which there are too few reviews.
+    """
+    about = read_yaml("sentiment.yaml")
+    pairs = [
+        tuple(about["ask"].format(review=frame.format(noun=noun, word=word)) for word in words.split("/"))
+        for frame, noun, words in itertools.product(about["frames"], about["nouns"], about["words"])
+    ]
+    if n < 2 or n % 2 or n > len(pairs):
+        raise RromeError(f"sentiment asks an even number of reviews from 2 to {len(pairs)}, not {n}")
+    drawn = [review for pair in random.Random(f"{seed} sentiment").sample(pairs, n) for review in pair]
+    threshold = statistics.median(sentiment_odds(model, drawn[n:]))
+    return SentimentTask("sentiment", tuple(drawn[:n]), (1, 0) * (n // 2), threshold)
 
 
 def weighted_f1(labels: Sequence[int], given: Sequence[int]) -> float:
     """The F1 of each label weighted by how often it is right; an invalid answer is right for neither."""
-    from sklearn.metrics import f1_score  # heavy, and needed for GLUE alone
+    from sklearn.metrics import f1_score  # heavy, and needed for few tasks
 
     return float(f1_score(labels, given, labels=[0, 1], average="weighted", zero_division=0))
-
-
-def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, seed: int = 0) -> GlueTask:
-    """One of sst2, mrpc, cola, rte: up to `n_per_class` seeded validation examples of each class, each after few shots.
-
-    `source` is "hub" (downloaded by `datasets`) or a folder with NAME.jsonl in GLUE's own fields and labels. The shots are
-    drawn first, alternate in class and are not asked; both classes are asked equally often. Raises RromeError for an
-    unknown task, an unreadable source, or when no examples are left to ask.
-    """
-    known = read_yaml("glue.yaml")
-    if name not in known["tasks"]:
-        raise RromeError(f"there is no task {name!r}: choose one of {', '.join(known['tasks'])}")
-    task = known["tasks"][name]
-    records = _from_hub(known["source"], name) if source == "hub" else _from_folder(Path(source), name, task["fields"])
-    by_label = {label: [record for record in records if record.get("label") == label] for label in (0, 1)}
-    draw = random.Random(f"{seed} {name}")
-    for pool in by_label.values():
-        draw.shuffle(pool)
-    left = min(map(len, by_label.values())) - (task["shots"] + 1) // 2
-    if left < 1:
-        counts = ", ".join(f"{len(pool)} of label {label}" for label, pool in by_label.items())
-        raise RromeError(f"{name}: {task['shots']} shots leave no examples, {source} has {counts}: give more")
-    shots = [by_label[number % 2].pop() for number in range(task["shots"])]
-    examples = [record for pool in by_label.values() for record in pool[: min(n_per_class, left)]]
-    answered = tuple(f"{_ask(task, shot)} {task['options'][shot['label']]}\n\n" for shot in shots)
-    questions, labels = zip(*((_ask(task, record), record["label"]) for record in examples), strict=True)
-    return GlueTask(name, answered, questions, labels, tuple(task["options"]), known["n_tokens"])
-
-
-def _ask(task: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    return task["ask"].format(**{field: " ".join(record[field].split()) for field in task["fields"]})
-
-
-def _from_folder(folder: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    file = folder / f"{name}.jsonl"
-    if not file.exists():
-        raise RromeError(f"there is no {file}: give a folder that holds it, or 'hub'")
-    records = read_records(file)
-    for number, record in enumerate(records):
-        if not isinstance(record, Mapping) or not all(isinstance(record.get(field), str) for field in fields):
-            raise RromeError(f"{file}, record {number}: no JSON object with texts in {', '.join(fields)}")
-    return records
-
-
-def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:
-    try:
-        import datasets  # an extra, and heavy
-    except ImportError as error:
-        raise RromeError(f'GLUE\'s {name} is read with the package datasets: pip install "rrome[hub]"') from error
-    try:
-        return list(datasets.load_dataset(repository, name, split="validation"))
-    except (OSError, ValueError, RuntimeError) as error:
-        remedy = f"connect to the internet once, or give a folder with {name}.jsonl"
-        raise RromeError(f"GLUE's {name} could not be downloaded from {repository} ({error}): {remedy}") from error

@@ -34,49 +34,51 @@ def _points(panel: Axes, here: pd.DataFrame, x: str, y: str, rule: str) -> None:
     sns.scatterplot(here[first], s=46, edgecolor="black", linewidth=0.7, label=FIRST, **looks)
 
 
-@style()
-def delta_scatter(edits: pd.DataFrame, labels: int = 3) -> Figure:
-    """Figure 2: |Delta| (log) against normalised entropy, one panel per rule on the same axes, with both margins.
+ROWS = {"entropy": "entropy of words", "entropy_tokens": "entropy of tokens", "perplexity": "perplexity (log scale)"}
 
-    First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest are named.
-    Edits without an entropy of words are counted at the axis; where no edit has one, entropies of tokens are drawn.
+
+@style()
+def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
+    """Figure 2: |Delta| (log) against the entropies of the text and the probe's perplexity, a column per rule.
+
+    First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest subjects are
+    named. Dotted: the unedited model's perplexity, and twice that. An entropy that no edit has is left out.
     """
+    before = edits.loc[edits["rule"].eq("unedited"), "perplexity"].median()
     edits = _with_strata(edits[edits["rule"].isin(NAMED_RULES)])
-    says, without = "normalised entropy of the text", edits["entropy"].isna()
-    if without.all() and "entropy_tokens" in edits:
-        edits, says = edits.assign(entropy=edits["entropy_tokens"]), f"{says}'s tokens"
-    elif without.any():
-        says += f"\n({without.sum()} edits have too few words)"
+    shown = [name for name in ROWS if edits.get(name, pd.Series(dtype=float)).notna().any()]
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     figure, axes = plt.subplots(
-        2, 4, figsize=(11, 4.4), sharex="col", sharey="row", layout="constrained",
-        height_ratios=[1, 3.4], width_ratios=[3, 3, 3, 0.8],
+        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex=True, sharey="row", layout="constrained",
+        height_ratios=[1] + [2] * len(shown),
     )  # fmt: skip
-    axes[0, -1].axis("off")
-    for rule, (top, panel) in zip(NAMED_RULES, axes.T, strict=False):
+    for rule, (top, *panels) in zip(NAMED_RULES, axes.T, strict=True):
         here = edits[edits["rule"].eq(rule)]
         sns.histplot(here, x="delta", bins=edges, color=COLOURS[rule], alpha=1, linewidth=0, ax=top)
-        _points(panel, here, "delta", "entropy", rule)
-        _name_largest(panel, here, labels)
-        panel.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel=r"$|\Delta|$ (log scale)")
-        legend(panel, loc="lower left", fontsize=7)
-        top.set(title=NAMES[rule], yscale="symlog")
-    margin = {"bins": 25, "binrange": (0, 1), "element": "step", "fill": False, "legend": False, "linewidth": 1}
-    sns.histplot(edits, y="entropy", hue="rule", palette=COLOURS, ax=axes[1, -1], **margin)
-    axes[0, 0].set_ylabel("edits")
-    axes[1, 0].set(ylabel=says, ylim=(-0.03, 1.03))
-    axes[1, -1].set(xlabel="edits", xscale="symlog")
+        top.set(title=NAMES[rule], yscale="symlog", ylabel="edits")
+        for name, panel in zip(shown, panels, strict=True):
+            _points(panel, here, "delta", name, rule)
+            panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
+            panel.get_legend().remove()
+        if shown[-1] == "perplexity":
+            panels[-1].set_yscale("log")
+            for level in (before, 2 * before):
+                panels[-1].axhline(level, color="0.5", linestyle=":", linewidth=1)
+        _name_largest(panels[-1], here, shown[-1], labels)
+    handles, names = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper right", ncols=2)
     return figure
 
 
-def _name_largest(panel: Axes, here: pd.DataFrame, labels: int) -> None:
+def _name_largest(panel: Axes, here: pd.DataFrame, column: str, labels: int) -> None:
+    """The subjects of the largest updates, each once, to the left of the cloud and on a line to their point."""
     far = here[here["delta"] > 3 * here.loc[here["subjects"].eq(ORDINARY), "delta"].median()]
-    named = far.dropna(subset="entropy").nlargest(labels, "delta")
-    left, places = named["delta"].min() / 1.3, panel.get_xaxis_transform()  # so that no line crosses a name
-    for place, row in enumerate(named.itertuples()):
-        offset = {"xytext": (left, 0.62 - 0.07 * place), "textcoords": places, "ha": "right"}
+    named = far.dropna(subset=column).sort_values("delta", ascending=False).drop_duplicates("subject").head(labels)
+    left, places = named["delta"].min() / 1.5, panel.get_xaxis_transform()  # so that no line crosses a name
+    for place, row in enumerate(named.sort_values(column, ascending=False).to_dict("records")):
+        offset = {"xytext": (left, 0.9 - 0.1 * place), "textcoords": places, "ha": "right", "va": "center"}
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (1.06, 0.5), "patchA": None}
-        panel.annotate(row.subject, (row.delta, row.entropy), fontsize=7, arrowprops=line, **offset)
+        panel.annotate(row["subject"], (row["delta"], row[column]), fontsize=7, arrowprops=line, **offset)
 
 
 @style()

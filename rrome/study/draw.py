@@ -1,7 +1,7 @@
 """The input of a study: facts drawn with a seed, what their keys predict, held-out texts, and tasks by name."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,8 @@ import pandas as pd
 from ..edit.editor import Editor
 from ..facts.fact import Fact, load_facts
 from ..facts.text import factbook_prose
-from ..measure.tasks import Task, agreement_task, glue_task, recall_task
+from ..measure.glue import glue_task
+from ..measure.tasks import Task, agreement_task, recall_task, sentiment_task
 from ..model.model import Model
 from ..model.tokens import subject_position
 from ..store.disk import RromeError
@@ -20,11 +21,16 @@ from ..update.rules import preflight
 
 
 def draw_facts(
-    model: Model, dataset: str, *, n_known: int, n_ordinary: int, n_first_token: int, n_prompts: int = 2, seed: int = 0
-) -> list[Fact]:
-    """Two strata (see `strata`) drawn from the first `n_known` facts of a set, with at most `n_prompts` generation prompts."""
+    model: Model, dataset: str, *, n_known: int, n_ordinary: int, n_first_token: int, n_companies: int = 0,
+    n_prompts: int = 2, seed: int = 0,
+) -> list[Fact]:  # fmt: skip
+    """Two strata (see `strata`) drawn from the first `n_known` facts of a set, then `n_companies` of the set "companies".
+
+    Each fact keeps at most `n_prompts` generation prompts.
+    """
     ordinary, first = strata(model, load_facts(dataset, n=n_known), n_ordinary, n_first_token, seed=seed)
-    return [replace(fact, generation=fact.generation[:n_prompts]) for fact in ordinary + first]
+    drawn = ordinary + first + load_facts("companies", n=n_companies, seed=seed)
+    return [replace(fact, generation=fact.generation[:n_prompts]) for fact in drawn]
 
 
 def strata(
@@ -82,15 +88,16 @@ def mixed_probe(n_characters: int = 1200) -> str:
     return "\n".join(text.split("\n")[0] for text in factbook_prose("held-out"))[:n_characters]
 
 
-def named_tasks(dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
-    """Downstream tasks by name: "agreement", "recall", or GLUE's sst2, mrpc, cola, rte, with about `n_items` items each.
+def named_tasks(model: Model, dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
+    """Downstream tasks by name: "sentiment", "agreement", "recall", GLUE's sst2, mrpc, cola, rte; about `n_items` items each.
 
     GLUE comes from the hub; FOLDER/sst2 reads FOLDER/sst2.jsonl instead. Recall asks only about subjects of which no fact
-    is among the first `n_known` of the set, from which the edits are drawn.
+    is among the first `n_known` of the set, from which the edits are drawn. `model` is the unedited one.
     """
     edited = {fact.subject for fact in load_facts(dataset, n=n_known)}
     unedited = [fact for fact in load_facts("world") if fact.subject not in edited]
-    offline = {
+    offline: dict[str, Callable[[], Task]] = {
+        "sentiment": lambda: sentiment_task(model, n_items),
         "agreement": lambda: agreement_task(max(1, n_items // 4)),
         "recall": lambda: recall_task(unedited, n_items),
     }

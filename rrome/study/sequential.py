@@ -37,7 +37,7 @@ class Checks:
     every: int = 20  # edits between two checkpoints
     probe: str | None = None  # text, cut to 512 tokens; its perplexity is measured after every edit (see mixed_probe)
     tasks: Sequence[Task] = ()  # downstream tasks, scored at every checkpoint
-    prompts: Sequence[str] = ()  # continued greedily at every checkpoint
+    prompts: Sequence[str] = ()  # continued after every edit, with sampled text
     n_generated: int = 30  # tokens of each continuation
     retest: bool = True  # measure every edit again in the model after the last one
 
@@ -208,7 +208,7 @@ class _Sequence:
             self.editor.apply(update)
             row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
             row |= {"delta_frobenius": update.norm, "delta": update.size}
-        row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _perplexity(model, self.checks)
+        row |= {"delta_after": model.edits.size} | _metrics(model, fact) | _state(model, self.checks)
         self.log.append(update, fact, stored=True, **row)
 
     def _checkpoint(self) -> None:
@@ -218,11 +218,9 @@ class _Sequence:
         if not due or any(row["edits"] == self.made for row in self.checkpoints.rows):
             return
         row: dict[str, Any] = {"edits": self.made, "delta": model.edits.size}
-        row |= {"retained": retained(model, self.facts[: self.made])} | _perplexity(model, checks)
+        row |= {"retained": retained(model, self.facts[: self.made])} | _state(model, checks)
         for task in checks.tasks:
             row |= task.scores(model)
-        if checks.prompts:
-            row["texts"] = generate(model, checks.prompts, checks.n_generated, top_k=1)
         self.checkpoints.append(row)
 
     def retest(self, progress: bool | None) -> None:
@@ -243,5 +241,11 @@ def _metrics(model: Model, fact: Fact) -> dict[str, float]:
     return fact_metrics(fact_probabilities(model, fact, {"now": None})["now"])
 
 
-def _perplexity(model: Model, checks: Checks) -> dict[str, float]:
-    return {} if checks.probe is None else {"perplexity": row_perplexities(model, checks.probe, [None])[0]}
+def _state(model: Model, checks: Checks) -> dict[str, Any]:
+    """The perplexity and the texts of the model as it is."""
+    row: dict[str, Any] = {}
+    if checks.probe is not None:
+        row["perplexity"] = row_perplexities(model, checks.probe, [None])[0]
+    if checks.prompts:
+        row["texts"] = generate(model, checks.prompts, checks.n_generated)
+    return row
