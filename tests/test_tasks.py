@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from pytest import approx
 import torch
+from pytest import approx
 
 from rrome import Fact, RromeError, load_facts
 from rrome.measure import agreement_task, glue, glue_task, recall_task, sentiment_task, tasks
-from rrome.measure.scores import target_nll
 from rrome.measure.glue import GlueTask, read_answer
+from rrome.measure.scores import target_nll
 from rrome.measure.tasks import Choice, ChoiceTask, SentimentTask, weighted_f1
 
 SENTENCES = {

@@ -185,6 +185,7 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             min_new_tokens=n_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
             do_sample=top_k > 1,
+            remove_invalid_values=True,  # a model of NaN is sampled from as one that knows nothing
             **sampling,
         )
     new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)

@@ -7,7 +7,8 @@ from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflight
 from .examples import compute_updates, playground, sizes, what_it_says
 from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .runs import SequentialRun, broken, collapse_edit, curve, disabling_edits, read_sequential
-from .sequential import Checks, lockstep, sequential_edits
+from .sequence import Checks
+from .sequential import lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import against_naive, edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
