@@ -1,6 +1,7 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
 from ..measure.metrics import survival
+from .baseline import against_batched, lockstep_speed
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
@@ -10,7 +11,7 @@ from .runs import SequentialRun, broken, collapse_edit, curve, disabling_edits, 
 from .sequence import Checks
 from .sequential import lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
-from .speed import against_naive, edit_memory, scaling, stages
+from .speed import edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "Evidence",
     "Measures",
     "SequentialRun",
-    "against_naive",
+    "against_batched",
     "as_markdown",
     "broken",
     "choose_layer",
@@ -34,6 +35,7 @@ __all__ = [
     "layer_table",
     "leading_edits",
     "lockstep",
+    "lockstep_speed",
     "memory_errors",
     "mixed_probe",
     "named_tasks",
