@@ -101,18 +101,16 @@ def edits():
     return pd.DataFrame(rows)
 
 
-def test_edits_whose_text_has_no_words_are_counted_or_drawn_by_tokens(edits):
-    named = edits[edits["rule"].isin(NAMED_RULES)].assign(entropy_tokens=0.5)
-    some = named.assign(entropy=named["entropy"].where(named["delta"].lt(named["delta"].max())))
+def test_figure_2_has_a_row_for_each_measure_that_was_taken(edits):
+    tokens = edits.assign(entropy_tokens=0.5)
     for table, says in (
-        (named, "entropy of the text"),
-        (some, "text\n(1 edits have too few words)"),
-        (named.assign(entropy=np.nan), "entropy of the text's tokens"),
-        (named.drop(columns="entropy_tokens").assign(entropy=np.nan), "(27 edits have too few words)"),
+        (tokens, ["entropy of words", "entropy of tokens", "perplexity (log scale)"]),
+        (tokens.assign(entropy=np.nan), ["entropy of tokens", "perplexity (log scale)"]),
+        (edits, ["entropy of words", "perplexity (log scale)"]),
     ):
         figure = plots.delta_scatter(table)
         figure.canvas.draw()
-        assert figure.axes[4].get_ylabel().endswith(says)
+        assert [panel.get_ylabel() for panel in figure.axes[::3]] == ["edits", *says]
 
 
 def test_every_figure_of_the_single_edits_can_be_drawn(edits):
@@ -125,7 +123,7 @@ def test_every_figure_of_the_single_edits_can_be_drawn(edits):
         + [pd.DataFrame({"tokens": [50], "refused": ["too few"]})]
     )
     figures = [
-        plots.delta_scatter(named),
+        plots.delta_scatter(edits),
         plots.key_grid(edits),
         plots.preflight_roc(edits, "rome", broken, (0.9, 0.8, 1.0)),
         plots.prefixed_efficacy(named),
@@ -144,15 +142,34 @@ def test_a_model_that_nothing_or_everything_breaks_has_no_roc_curve(edits, outco
     assert says in figure.axes[1].get_title(loc="left") and len(figure.axes[1].lines) == 1  # the diagonal
 
 
-def test_the_largest_outliers_are_named_and_panels_share_their_axes(edits):
+def test_the_largest_outliers_are_named_once_and_panels_share_their_axes(edits):
     edits.loc[edits["position"].eq(0) & edits["rule"].ne("p-rome"), "delta"] *= 100
-    figure = plots.delta_scatter(edits[edits["rule"].isin(NAMED_RULES)], labels=2)
-    panels = figure.axes[4:7]
+    edits.loc[edits["subject"].isin(["Town 0", "Town 3"]), "subject"] = "Town"
+    figure = plots.delta_scatter(edits, labels=2)
+    panels = figure.axes[-3:]
     assert len({panel.get_xlim() for panel in panels}) == len({panel.get_ylim() for panel in panels}) == 1
     for rule, panel in zip(NAMED_RULES, panels, strict=True):
-        largest = edits[edits["rule"].eq(rule)].nlargest(2, "delta")["subject"]
-        assert [text.get_text() for text in panel.texts] == ([] if rule == "p-rome" else list(largest))
-        assert panel.get_xscale() == "log"
+        assert {text.get_text() for text in panel.texts} == (set() if rule == "p-rome" else {"Town", "Town 6"})
+        assert panel.get_xscale() == panel.get_yscale() == "log"
+
+
+def scorecard(**changes):
+    """Statements of one unit, as a scorecard holds them."""
+    row = {"id": "C2", "role": "core", "statement": "so it is", "unit": "times", "side": "above", "threshold": 10.0}
+    return pd.DataFrame([row | {"value": 20.0, "low": 15.0, "high": 30.0, "outcome": "true"} | changes])
+
+
+def test_a_statement_is_drawn_with_its_interval_and_threshold_and_a_premise_is_not():
+    table = pd.concat([scorecard(), scorecard(unit="points", low=np.nan, high=np.nan), scorecard(role="premise")])
+    figure = plots.verdicts(table)
+    assert len(figure.axes) == 2 and all(len(panel.get_yticks()) == 1 for panel in figure.axes)
+    threshold, interval = (lines.get_segments()[0][:, 0] for lines in figure.axes[0].collections[1:3])
+    assert set(threshold) == {10} and list(interval) == [15, 30]
+
+
+def test_statements_about_which_nothing_was_measured_can_be_drawn():
+    nothing = scorecard(value=np.nan, low=np.nan, high=np.nan, outcome="open", unit="area")
+    plots.verdicts(pd.concat([nothing, scorecard(value=1e30, low=np.nan)])).canvas.draw()
 
 
 def test_an_interval_is_drawn_as_it_was_given():

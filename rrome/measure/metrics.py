@@ -3,6 +3,7 @@
 Shares and differences in tables are in per cent, as the paper gives them; GE is 100 times the entropy.
 """
 
+import itertools
 import math
 import re
 import warnings
@@ -22,6 +23,7 @@ COLUMNS = (*SHARES, "GE", "S")
 RESAMPLES = 2000
 FEWEST = 5  # words of which an entropy is taken
 Found = tuple[float, float, float]  # a number with the ends of its interval
+BOUNDS = dict.fromkeys(("ES", "PS", "NS", "S"), (0, 1)) | dict.fromkeys(("EM", "PM", "NM"), (-1, 1))  # of one fact
 NOTHING: Found = (np.nan, np.nan, np.nan)
 
 
@@ -98,19 +100,27 @@ def score(es: ArrayLike, ps: ArrayLike, ns: ArrayLike) -> Any:
     return stats.hmean(np.asarray([es, ps, ns], dtype=float), axis=0)
 
 
-def interval(samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *, paired: bool = True) -> Found:
+def interval(
+    samples: Sequence[ArrayLike], statistic: Callable, seed: int = 0, *, paired: bool = True, bounds=()
+) -> Found:
     """(value, low, high) of a statistic of one or several samples; the ends are NaN where one has fewer than two facts.
 
     `statistic` takes the samples and `axis`. Aligned samples are resampled together, with `paired` False each by itself.
+    Where all resamples agree and one fact's `bounds` are known, the rule of three: three facts could be at a bound.
     """
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     value = float(statistic(*arrays, axis=-1))
     if min(map(len, arrays)) < 2:
         return value, np.nan, np.nan
-    found = stats.bootstrap(
+    low, high = stats.bootstrap(
         arrays, statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=seed
-    )
-    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+    ).confidence_interval
+    if bounds and np.isclose(low, high):
+        corners = itertools.product(bounds, repeat=len(arrays))
+        moved = [[[*array[3:], *[end] * 3] for array, end in zip(arrays, ends, strict=True)] for ends in corners]
+        found = [statistic(*map(np.asarray, each), axis=-1) for each in moved]
+        low, high = min(found), max(found)
+    return value, float(low), float(high)
 
 
 def share(came: int, n: int) -> Found:
@@ -150,7 +160,7 @@ def _columns(name: str) -> list[str]:
 def _found(name: str, tables: Sequence[pd.DataFrame], statistic: Callable) -> Found:
     """The interval of a statistic of a measure's columns in each table, in the table's unit."""
     samples = [table[column] for table in tables for column in _columns(name)]
-    value, low, high = interval(samples, statistic)
+    value, low, high = interval(samples, statistic, bounds=BOUNDS.get(name, ()))
     scale = 1 if name == "GE" else 100
     return scale * value, scale * low, scale * high
 
@@ -183,15 +193,27 @@ def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Seq
 def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
     """Area under the ROC curve of a number that predicts an outcome, with its interval over resampled facts.
 
-    All three are NaN when the outcome never, or always, came. Resamples without both outcomes are left out.
+    All three are NaN when the outcome never, or always, came. Resamples without both outcomes are left out; where the
+    others agree (a perfect predictor), the interval is `score_interval`'s.
     """
     size, came = np.asarray(predictor, dtype=float), np.asarray(outcome, dtype=bool)
     if came.all() or not came.any():
         return NOTHING
     rows = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
     rows = rows[came[rows].any(1) & ~came[rows].all(1)]
+    area = float(roc_area(size, came))
     low, high = np.quantile(roc_area(size[rows], came[rows]), [0.025, 0.975])
-    return float(roc_area(size, came)), float(low), float(high)
+    if np.isclose(low, high):
+        low, high = score_interval(area, came.sum(), (~came).sum())
+    return area, float(low), float(high)
+
+
+def score_interval(area: float, positive: int, negative: int) -> tuple[float, float]:
+    """The ends of an AUC's 95 % score interval, which like Wilson's has a width also at 1 (Newcombe 2006, method 5)."""
+    t, n = np.linspace(0, 1, 10_001), (positive + negative) / 2 - 1
+    variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positive * negative)
+    inside = t[(area - t) ** 2 <= 1.96**2 * variance]
+    return inside.min(), inside.max()
 
 
 def roc_area(size: np.ndarray, came: np.ndarray) -> np.ndarray:
@@ -218,3 +240,16 @@ def survival(runs: pd.DataFrame) -> pd.DataFrame:
         columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
         curves.append(pd.DataFrame(columns).assign(rule=rule))
     return pd.concat(curves, ignore_index=True)
+
+
+def largest_difference(
+    again: pd.DataFrame, stored: pd.DataFrame, columns: Sequence[str], on: Sequence[str]
+) -> pd.Series:
+    """Per column the largest |again - stored| / |stored| over the rows of `again`, matched by `on`; NaN where both are is 0.
+
+    A row without a counterpart, or a number where the other has none, differs infinitely.
+    """
+    pairs = again[[*on, *columns]].merge(stored[[*on, *columns]], "left", on=list(on), suffixes=("", "_stored"))
+    here, there = pairs[[*columns]], pairs[[f"{name}_stored" for name in columns]].set_axis([*columns], axis=1)
+    apart = (here - there).abs() / there.abs().clip(lower=1e-12)
+    return apart.mask(here.isna() & there.isna(), 0).fillna(math.inf).max()

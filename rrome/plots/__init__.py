@@ -1,8 +1,9 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
 from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .claims import verdicts
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
-from .sequential import collapse_curves, survival_curves
+from .sequential import collapse_curves, perplexity_paths, survival_curves
 from .single import amplification_scatter, delta_scatter, disabling_edit, key_grid, prefixed_efficacy, preflight_roc
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "key_grid",
     "layer_choice",
     "leading_tokens",
+    "perplexity_paths",
     "prefixed_efficacy",
     "preflight_roc",
     "provenance",
@@ -30,4 +32,5 @@ __all__ = [
     "text_sizes",
     "toy_memory",
     "tracing",
+    "verdicts",
 ]

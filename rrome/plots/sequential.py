@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .save import COLOURS, INTERVAL, LINES, NAMES, SERIES, legend, legend_above, style, with_interval
+from .save import COLOURS, DASHES, INTERVAL, LINES, NAMES, SERIES, legend, legend_above, style, with_interval
 
 
 @style()
@@ -21,7 +21,8 @@ def collapse_curves(
     """Figures 3 and 4: a column per rule; from above: task scores with floors, perplexity, cumulative |Delta|, its log.
 
     `curves` (see study.curve) of rules without a column are drawn grey in each, so that all columns have common limits.
-    The edits in `disabling` are marked by a vertical line with their subject.
+    The edits in `disabling` are marked by a vertical line with their subject, the edit after which perplexity first passes
+    twice its start (dotted) by a dashed line through all panels of its rule.
     """
     grey = {rule: curve for rule, curve in curves.items() if rule not in rules}
     figure, axes = plt.subplots(
@@ -38,9 +39,14 @@ def collapse_curves(
             for number in disabling[rule]["edit"]:
                 panel.axvline(number, color="0.75", linewidth=0.8, zorder=0)
         _subjects(others[1], disabling[rule], len(curves[rule]))
+        limit = 2 * curves[rule]["perplexity"].iloc[0]
+        others[0].axhline(limit, color="0.4", linestyle=":", linewidth=1)
+        broken = curves[rule].loc[~(curves[rule]["perplexity"] <= limit), "edits"]
+        for panel in (tasks, *others) if len(broken) else ():
+            panel.axvline(broken.iloc[0], color="black", linestyle="--", linewidth=1, zorder=1)
         if grey:
             legend_above(others[0])
-    for panel, label in zip(axes[:, 0], ("tasks", "perplexity", r"$|\Delta|$", r"$|\Delta|$ (log)"), strict=True):
+    for panel, label in zip(axes[:, 0], ("score", "perplexity", r"$|\Delta|$", r"$|\Delta|$ (log)"), strict=True):
         panel.set_ylabel(label)
     axes[1, 0].set_yscale("log")
     axes[2, 0].set_ylim(top=1.55 * max(curve["delta"].max() for curve in curves.values()))  # subjects above the curves
@@ -49,9 +55,9 @@ def collapse_curves(
 
 
 def _tasks(panel: Axes, curve: pd.DataFrame, floors: Mapping[str, float]) -> None:
-    """One line per task through its checkpoints, and its floor dotted in the same colour."""
-    palette = dict(zip(floors, SERIES, strict=False))
-    points = curve.melt("edits", list(floors), "task", "score").dropna()
+    """One line per task through its checkpoints, its floor dotted in the same colour, and the share of edits retained."""
+    palette = dict(zip(floors, SERIES, strict=False)) | {"retained": "black"}
+    points = curve.melt("edits", [name for name in palette if name in curve], "task", "score").dropna()
     looks = {"hue": "task", "style": "task", "palette": palette, "markers": True, "markersize": 5, "dashes": False}
     sns.lineplot(points, x="edits", y="score", estimator=None, markeredgecolor="auto", ax=panel, **looks)
     for name, floor in floors.items():
@@ -67,6 +73,20 @@ def _subjects(panel: Axes, disabling: pd.DataFrame, length: int) -> None:
         place = max(row.edit, place + 0.04 * length)
         where = {"transform": panel.get_xaxis_transform(), "rotation": 90, "va": "top", "ha": "right"}
         panel.text(place, 0.98, row.subject, fontsize=6.5, **where)
+
+
+@style()
+def perplexity_paths(table: pd.DataFrame) -> Figure:
+    """Perplexity (log) by number of edits, a line per rule and a panel per layer."""
+    looks = {"style": "rule", "palette": COLOURS, "dashes": DASHES, "linewidth": 2, "estimator": None}
+    grid = sns.relplot(
+        table, kind="line", x="edits", y="perplexity", hue="rule", col="layer", height=3.2, aspect=1.3, **looks
+    )
+    grid.set(yscale="log").set_titles("{col_name}").set_axis_labels("edits", "perplexity (log scale)")
+    grid.legend.set_title(None)
+    for label in grid.legend.texts:
+        label.set_text(NAMES[label.get_text()])
+    return grid.figure
 
 
 @style()

@@ -175,40 +175,45 @@ def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
 
 @style()
 def disabling_edit(table: pd.DataFrame) -> Figure:
-    """Figure 1: what the model says after each edit, one block per (subject, prompt), with ||Delta||_F beside it.
+    """Figure 1: what the model says after each edit, a block per (layer,) subject and prompt, with ||Delta||_F beside it.
 
-    `table`: subject, prompt, target_new, rule ("unedited" has no delta), delta_frobenius, entropy, perplexity, text.
+    `table`: subject, prompt, target_new, rule ("unedited" has no delta), delta_frobenius, entropy, entropy_tokens,
+    perplexity, text, and `layer` where blocks are of several layers.
     """
-    blocks = list(table.groupby(["subject", "prompt", "target_new"], sort=False))
+    by = [name for name in ("layer", "subject", "prompt", "target_new") if name in table]
+    blocks = list(table.groupby(by, sort=False))
     rows = max(len(block) for _, block in blocks)
-    size = (11, 0.52 * rows * len(blocks) + 0.9)
     figure, axes = plt.subplots(
-        len(blocks), 2, figsize=size, width_ratios=[3, 1.2], sharey="row", layout="constrained", squeeze=False
-    )
-    for ((subject, prompt, target), block), (words, bars) in zip(blocks, axes, strict=True):
-        looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "width": 0.5}
-        sns.barplot(block, x="delta_frobenius", y="rule", legend=False, saturation=1, ax=bars, **looks)
-        for bar in bars.containers:
-            bars.bar_label(bar, fmt=" %.0f", fontsize=8, weight="bold")
-        bars.set(
-            xscale="log", xlim=(3, table["delta_frobenius"].max() * 40), xlabel=None, ylim=(len(block) - 0.5, -0.5)
-        )
-        bars.tick_params(labelsize=7)
-        words.set_title(f"{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
+        len(blocks), 2, figsize=(11, 0.56 * rows * len(blocks) + 0.9), width_ratios=[3.4, 1], sharey="row",
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for (names, block), (words, sizes) in zip(blocks, axes, strict=True):
+        *layer, subject, prompt, target = names
+        looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "jitter": False}
+        sns.stripplot(block, x="delta_frobenius", y="rule", legend=False, size=7, ax=sizes, **looks)
+        edge = table["delta_frobenius"].max() * 30
+        sizes.set(xscale="log", xlim=(3, edge), xlabel=None, ylim=(len(block) - 0.5, -0.5))
+        sizes.tick_params(labelsize=7)
+        where = f"layer {layer[0]}, " if layer else ""
+        words.set_title(f"{where}{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
         words.axis("off")
         for y, row in enumerate(block.itertuples()):
-            _row(words, bars, y, row)
+            _row(words, sizes, y, row)
     axes[0, 1].set_title(r"$\Vert\Delta\Vert_F$ (log scale)", fontsize=9)
     return figure
 
 
-def _row(words: Axes, bars: Axes, y: int, row: Any) -> None:
-    """Beside a bar: the rule, what the model says, the text's entropy and the model's perplexity."""
+def _row(words: Axes, sizes: Axes, y: int, row: Any) -> None:
+    """The rule, what the model says, the text's entropies and the model's perplexity, and the size beside its point."""
     words.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
-    words.text(0.1, y, shortened(row.text, 104, 2), va="center", fontsize=8.4, linespacing=1.2)
+    words.text(0.085, y, shortened(row.text, 100, 3), va="center", fontsize=7.6, linespacing=1.15)
     words.axhline(y + 0.5, color="0.9", linewidth=0.6)
-    notes = f"entropy {row.entropy:.2f}\nperplexity {row.perplexity:.0f}".replace("nan", "\u2013")
-    bars.text(1, y, notes, transform=bars.get_yaxis_transform(), ha="right", va="center", fontsize=7, color="0.25")
+    if row.delta_frobenius == row.delta_frobenius:
+        sizes.annotate(f"{row.delta_frobenius:,.0f}", (row.delta_frobenius, y), (6, 0), textcoords="offset points",
+                       va="center", fontsize=8, weight="bold")  # fmt: skip
+    numbers = f"entropy {row.entropy:.2f}, of tokens {row.entropy_tokens:.2f}\nperplexity {row.perplexity:,.0f}"
+    notes = numbers.replace("nan", "\u2013")
+    words.text(1, y, notes, ha="right", va="center", fontsize=7, color="0.25")
 
 
 def shortened(text: str, width: int, lines: int) -> str:

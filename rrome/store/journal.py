@@ -73,7 +73,9 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
             found[path] = settings
     if not found:
         there = "; ".join(others) or "none"
-        raise RromeError(f"no {kind} study in {within} has these settings: run the notebook that makes it ({there})")
+        raise RromeError(
+            f"no {kind} study in {within} has these settings: run the notebook that makes it, with stored = False ({there})"
+        )
     if len(found) > 1:
         apart = differences(*list(found.values())[:2])
         raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")

@@ -3,10 +3,10 @@
 from ..measure.metrics import survival
 from .baseline import against_batched, lockstep_speed
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
-from .claims import Evidence, memory_errors, scorecard
+from .claims import Evidence, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
-from .examples import compute_updates, playground, sizes, what_it_says
-from .layer import choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
+from .examples import compute_updates, memory_errors, playground, sizes, what_it_says
+from .layer import SHOWN, choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .runs import SequentialRun, broken, collapse_edit, curve, disabling_edits, read_sequential
 from .sequence import Checks
 from .sequential import lockstep, sequential_edits
@@ -15,6 +15,7 @@ from .speed import edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
 
 __all__ = [
+    "SHOWN",
     "Checks",
     "Evidence",
     "Measures",

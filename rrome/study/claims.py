@@ -1,31 +1,37 @@
-"""The criteria of the paper's claims C1 to C10: statements about the two studies; `verdicts` turns them into verdicts."""
+"""The statements of the paper's claims C1 to C11 about the two studies; `verdicts` turns them into verdicts.
+
+Several facts can be about one subject, and they are not independent. So intervals are over subjects: a subject is broken when
+one of its edits breaks the model, and has the median of its sizes and entropies and the mean of its ES, PS and NS.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..measure.metrics import auc, interval, paired_differences
-from ..model.site import EditSite
+from ..measure.metrics import NOTHING, Found, auc, interval, paired_differences, share
 from ..store.disk import RromeError
-from ..update.keys import Keys
-from ..update.rules import NAMED_RULES, RULES, rank_one_update
-from ..update.second_moment import SecondMoment
-from ..update.value import Value
-from .runs import TIMES, SequentialRun, broken, collapse_edit, disabling_edits
-from .verdicts import Statement, below, beyond, tabulate, text
+from ..update.rules import NAMED_RULES, RULES
+from .examples import memory_errors
+from .runs import TIMES, SequentialRun, broken, collapse_edit
+from .verdicts import MINIMUM as MINIMUM
+from .verdicts import Statement, tabulate
 
-REPEATING = 0.5  # normalised entropy below it: the text says few words again and again
+REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
+HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
 LARGE = 10  # "much larger", "by orders of magnitude": at least one order
+SORTED = 0.9  # area under the ROC curve
+MOST = 75  # per cent of the broken subjects that a rule must leave whole to be the cure
 ONE_CLUSTER = 2  # two groups of sizes are one cluster when their medians differ by less than this factor
+RARE = 5  # per cent: "no outliers"
 COMPARABLE = 5  # points of a hundred
-JUMP = 5  # a disabling edit of a sequence: its own |Delta| above so many times the run's median
-FEW = 0.05  # "suddenly": half of the rise of log perplexity comes from at most this share of the edits
+JUMP = 5  # the own |Delta| of an edit of a sequence is above so many times the median
 WORST = 1e30  # stands for a perplexity that is no number any more
 EXACT = 1e-4  # relative error at which a constraint counts as met, in float32
+supporting, premise = partial(Statement, role="supporting"), partial(Statement, role="premise")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,179 +42,198 @@ class Evidence:
     runs: Mapping[str, SequentialRun]
 
     def __post_init__(self):
-        studies = {"single-edit": (RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
+        studies = {"single-edit": (NAMED_RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
         for name, (wanted, here) in studies.items():
             if missing := [rule for rule in wanted if rule not in here]:
                 raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
 
-    @property
-    def ordinary(self) -> pd.DataFrame:
-        """Rows of facts with something before the subject's last token."""
-        return self.single[self.single["position"].gt(0)]
-
     def edits(self, rule: str) -> pd.DataFrame:
-        """The single edits of one rule; `broken` says whether an edit broke the model."""
+        """The single edits of one rule by fact; `broken` says whether an edit broke the model."""
         before = self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
-        here = self.single[self.single["rule"].eq(rule)]
+        here = self.single[self.single["rule"].eq(rule)].set_index("fact")
         return here.assign(broken=broken(here["perplexity"], before))
 
+    def difference(self, rule: str, baseline: str, name: str) -> tuple[Found, int]:
+        """A measure of one rule minus another's on facts with something before the subject's last token, and its n."""
+        ordinary = self.single[self.single["position"].gt(0)].groupby(["rule", "subject"])[["ES", "PS", "NS"]].mean()
+        found = paired_differences(ordinary.rename_axis(["rule", "fact"]).reset_index(), rule, baseline, [name])
+        measured = ordinary.loc[rule, ["ES", "PS", "NS"] if name == "S" else [name]].dropna()
+        return tuple(found.loc[name]), len(measured)
 
-def _ratio(upper: pd.Series, lower: pd.Series) -> tuple[float, float, float]:
-    """The ratio of two groups' medians, with its interval."""
+    def ratios(self, rule: str) -> pd.Series:
+        """Perplexity after each edit of a run over its start, by the edit's number from 1."""
+        run = self.runs[rule]
+        after = run.edits.set_index("edit")["perplexity"] / run.checkpoints["perplexity"].iloc[0]
+        return after.fillna(np.inf).clip(upper=WORST)
+
+    def collapse(self) -> tuple[int | None, Statement]:
+        """The edit after which ROME's run is broken, and that there is one, as a premise."""
+        run = self.runs["rome"]
+        came, ratios = collapse_edit(run.edits, run.checkpoints["perplexity"].iloc[0]), self.ratios("rome")
+        note = f"first after edit {came} of {len(ratios)}" if came else f"not within {len(ratios)} edits"
+        says = f"ROME's run raises perplexity more than {TIMES:g} times, at its highest"
+        return came, premise(says, "above", TIMES, (ratios.max(),), note=note)
+
+
+def _per_cent(yes: pd.Series) -> dict[str, Any]:
+    """The share of subjects with a yes, with its Wilson interval."""
+    return {"found": tuple(100 * number for number in share(yes.sum(), len(yes))), "n": len(yes), "unit": "%"}
+
+
+def _ratio(edits: pd.DataFrame, upper: pd.Series) -> dict[str, Any]:
+    """The median |Delta| of the rows in `upper` over that of the others, with its interval over subjects."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
-    return (np.nan,) * 3 if upper.empty or lower.empty else interval([upper, lower], ratio, paired=False)
+    groups = [edits[which].groupby("subject")["delta"].median() for which in (upper, ~upper)]
+    n = min(map(len, groups))
+    return {"found": interval(groups, ratio, paired=False) if n else NOTHING, "n": n}
 
 
-def _none_breaks(evidence: Evidence, rule: str) -> Statement:
-    broken = evidence.edits(rule)["broken"]
-    says = f"no single {rule} edit raises perplexity more than {TIMES:g} times"
-    return Statement(says, f"{broken.sum()} of {len(broken)}", not broken.any())
+def _drawn(edits: pd.DataFrame) -> str:
+    """How many edits of each stratum break the model: facts are drawn by stratum, not at random."""
+    stratum = edits.get("stratum", edits["position"].eq(0).map({True: "first-token", False: "ordinary"}))
+    counts = [f"{here.sum()} of the {len(here)} {name}" for name, here in edits["broken"].groupby(stratum)]
+    return f"edits that break the model, by how their facts were drawn: {', '.join(counts)}"
 
 
-def disabling_text(evidence: Evidence) -> list[Statement]:
-    """C1."""
-    edits = evidence.edits("rome")
-    broken = edits["broken"]
+def _some_break(edits: pd.DataFrame) -> Statement:
     says = f"some single ROME edits raise perplexity more than {TIMES:g} times"
-    statements = [Statement(says, f"{broken.sum()} of {len(broken)}", bool(broken.any()))]
-    kinds = edits[broken].reindex(columns=["entropy", "entropy_tokens"]).dropna(how="all")
-    if len(kinds):
-        entropy = interval([kinds.bfill(axis=1)["entropy"]], np.median)
-        says = f"the normalised entropy of their texts is below {REPEATING} in the median"
-        wordless = kinds["entropy"].isna().sum()  # one token over and over, say
-        found = text(entropy, ".2f") + (f", of {wordless} texts with few words over tokens" if wordless else "")
-        statements.append(Statement(says, found, below(entropy, REPEATING)))
-    return statements
+    return premise(says, "above", 0, (edits["broken"].sum(),), unit="edits", note=_drawn(edits))
+
+
+def _few_break(evidence: Evidence, rule: str) -> Statement:
+    edits = evidence.edits(rule)
+    yes = edits.groupby("subject")["broken"].any()
+    says = f"the share of subjects of which a single {rule.replace('rome', 'ROME')} edit breaks the model is below {RARE} %"
+    return supporting(says, "below", RARE, note=_drawn(edits), **_per_cent(yes))
+
+
+def repeating_text(evidence: Evidence) -> list[Statement]:
+    """C1; more than half below a threshold is a median below it, and has an interval also where all texts are alike."""
+    edits = evidence.edits("rome")
+    kinds = edits[edits["broken"]].reindex(columns=["subject", "entropy", "entropy_tokens"])
+    lower = kinds.set_index("subject").min(axis=1).dropna().groupby(level=0).median()
+    says = (
+        f"of the subjects whose ROME edits break the model, more than {HALF} % leave a text that repeats (normalised "
+        f"entropy over words or tokens below {REPEATING})"
+    )
+    note = f"median of that entropy {lower.median():.2f}" if len(lower) else ""
+    core = Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))
+    return [_some_break(edits), core]
 
 
 def disabling_size(evidence: Evidence) -> list[Statement]:
     """C2."""
     edits = evidence.edits("rome")
-    broken = edits["broken"]
-    ratio = _ratio(edits["delta"][broken], edits["delta"][~broken])
-    says = f"the median |Δ| of ROME edits that break the model is above {LARGE} times that of the others"
-    statements = [Statement(says, f"{text(ratio)} times", beyond(ratio, LARGE))]
-    if broken.any() and not broken.all():
-        area = auc(edits["delta"], broken)
-        says = "|Δ| sorts them from the others: the area under the ROC curve is above 0.9"
-        statements.append(Statement(says, text(area, ".3f"), beyond(area, 0.9)))
-    return statements
+    says = (
+        f"the median |Δ| of ROME edits that break the model is above {LARGE} times, an order of magnitude, that of the "
+        "others (published: 630 times and more)"
+    )
+    core = Statement(says, "above", LARGE, **_ratio(edits, edits["broken"]))
+    sizes = edits.groupby(["subject", "broken"])["delta"].median().reset_index()
+    says = f"|Δ| sorts them from the others: the area under the ROC curve is above {SORTED}"
+    area = auc(sizes["delta"], sizes["broken"])
+    return [_some_break(edits), core, supporting(says, "above", SORTED, area, core.n, unit="area")]
 
 
 def mixed_keys(evidence: Evidence) -> list[Statement]:
     """C3."""
-    mixed = [name for name, rule in RULES.items() if len(set(vars(rule).values())) > 1]
-    harmless = [rule for rule in mixed if not evidence.edits(rule)["broken"].any()]
-    found = f"{len(mixed) - len(harmless)} of {len(mixed)}" + (f", not {', '.join(harmless)}" if harmless else "")
-    says = "each of the six rules that mix the two keys breaks the model on some fact"
-    pure = [_none_breaks(evidence, rule) for rule in RULES if rule not in mixed]
-    return [*pure, Statement(says, found, not harmless)]
+    edits = evidence.edits("rome")
+    bad = edits[edits["broken"]]
+    others = {rule: evidence.edits(rule)["broken"].loc[bad.index] for rule in ("r-rome", "p-rome")}
+    whole = ~pd.DataFrame(others).any(axis=1).groupby(bad["subject"]).any()
+    says = f"of the subjects whose ROME edits break the model, more than {MOST} % do not under r-ROME and p-ROME"
+    note = ", ".join(f"{here.sum()} of {len(bad)} edits break it under {rule}" for rule, here in others.items())
+    core = Statement(says, "above", MOST, note=note, **_per_cent(whole))
+    return [_some_break(edits), core]
 
 
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     """C4, and C5 without its cost."""
     edits = evidence.edits(rule)
-    first = edits["position"].eq(0)
-    found = _ratio(edits["delta"][first], edits["delta"][~first])
-    says = f"under {rule} the median |Δ| of first-token subjects is less than {ONE_CLUSTER} times that of the others"
-    return [Statement(says, f"{text(found)} times", below(found, ONE_CLUSTER)), _none_breaks(evidence, rule)]
+    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under "
+    says += rule.replace("rome", "ROME")
+    core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
+    return [core, _few_break(evidence, rule)]
 
 
 def one_cluster_at_a_cost(evidence: Evidence) -> list[Statement]:
     """C5."""
-    cost = tuple(paired_differences(evidence.ordinary, "p-rome", "r-rome", ["PS"]).loc["PS"])
+    cost, n = evidence.difference("p-rome", "r-rome", "PS")
     says = "on ordinary facts p-ROME's PS is below r-ROME's, paired"
-    return [*one_cluster(evidence, "p-rome"), Statement(says, f"{text(cost)} points", below(cost, 0))]
+    return [*one_cluster(evidence, "p-rome"), supporting(says, "below", 0, cost, n, unit="points")]
 
 
 def sudden_collapse(evidence: Evidence) -> list[Statement]:
-    """C6."""
-    run = evidence.runs["rome"]
-    start = run.checkpoints["perplexity"].iloc[0]
-    came = collapse_edit(run.edits, start)
-    found = f"at edit {came} of {len(run.edits)}" if came else f"not within {len(run.edits)} edits"
-    statements = [Statement(f"ROME's run raises perplexity more than {TIMES:g} times", found, came is not None)]
+    """C6: what leads from a whole model to a broken one; what happens to the broken one does not count."""
+    came, collapsed = evidence.collapse()
+    says = (
+        f"one edit carries more than {HALF} % of the rise of log perplexity up to its passing {TIMES:g} times the start, "
+        f"and its own |Δ| is above {JUMP} times the run's median (else: 0 %)"
+    )
     if came is None:
-        return statements
-    level = np.log(run.edits["perplexity"].fillna(np.inf).clip(upper=WORST).to_numpy())
-    rises = pd.Series(np.diff(level, prepend=np.log(start))).clip(lower=0).sort_values(ascending=False)
-    half = rises.index[: int((rises.cumsum() < rises.sum() / 2).sum()) + 1]
-    subjects = ", ".join(run.edits["subject"].iloc[half])
-    says = f"half of the rise of log perplexity comes from at most {FEW:.0%} of the edits"
-    few = Statement(says, f"from {len(half)} of {len(rises)}: {subjects}", bool(len(half) <= FEW * len(rises)))
-    jumps = half.isin(disabling_edits(run.edits, JUMP).index)
-    says = f"at each of these |Δ| jumps: the edit's own is above {JUMP} times the run's median"
-    return [*statements, few, Statement(says, f"{jumps.sum()} of {len(half)}", bool(jumps.all()))]
+        return [collapsed, Statement(says, "above", HALF, NOTHING, n=0, unit="%")]
+    level, edits = np.log(evidence.ratios("rome").to_numpy()[:came]), evidence.runs["rome"].edits
+    rises = np.diff(level, prepend=0.0)
+    at = int(rises.argmax())
+    part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].median()
+    note = f"{part:.0f} % by edit {at + 1}, {edits['subject'].iloc[at]}, its |Δ| {jump:.1f} times that median"
+    return [
+        collapsed,
+        Statement(says, "above", HALF, (part if jump > JUMP else 0.0,), n=len(edits), unit="%", note=note),
+    ]
 
 
 def slow_decay(evidence: Evidence) -> list[Statement]:
     """C7."""
-    run, rome = evidence.runs["r-rome"], evidence.runs["rome"]
-    start = run.checkpoints["perplexity"].iloc[0]
-    came = collapse_edit(run.edits, start)
-    times = run.edits["perplexity"].iloc[-1] / start
-    found = f"perplexity times {times:.2f} after {len(run.edits)} edits"
-    statements = [Statement(f"r-ROME's run does not raise perplexity {TIMES:g} times", found, came is None)]
-    ratio = rome.edits["delta_after"].iloc[-1] / run.edits["delta_after"].iloc[-1]
-    says = f"its |Δ| at the end is at least {LARGE} times smaller than ROME's"
-    statements.append(Statement(says, f"{ratio:.1f} times", bool(ratio >= LARGE)))
-    jumps = disabling_edits(run.edits, JUMP)["subject"]
-    says = f"no edit's own |Δ| is above {JUMP} times its run's median"
-    return [*statements, Statement(says, ", ".join(jumps) or "none", jumps.empty)]
+    came, collapsed = evidence.collapse()
+    ratios, edits, rome = evidence.ratios("r-rome"), evidence.runs["r-rome"].edits, evidence.runs["rome"].edits
+    n, sizes = len(edits), edits["delta"] / edits["delta"].median()
+    there = ratios[:came].max() if came else np.nan  # of the first `came` edits
+    core = f"over as many edits as break ROME's model r-ROME's perplexity stays below {TIMES:g} times its start"
+    end = f"it stays below {TIMES:g} times its start to the end of the run"
+    final = rome["delta_after"].iloc[-1] / edits["delta_after"].iloc[-1]
+    smaller = f"r-ROME's |Δ| at the end is at least {LARGE} times smaller than ROME's"
+    smooth = f"no r-ROME edit's own |Δ| is above {JUMP} times its run's median"
+    last = f"{ratios.iloc[-1]:.2f} after {n} edits, ROME's {evidence.ratios('rome').iloc[-1]:,.1f}"
+    steps = ", ".join(edits["subject"][sizes > JUMP])
+    return [
+        collapsed,
+        Statement(core, "below", TIMES, (there,), n=n),
+        supporting(end, "below", TIMES, (ratios.max(),), n=n, note=last),
+        supporting(smaller, "above", LARGE, (final,), n=n),
+        supporting(smooth, "below", JUMP, (sizes.max(),), n=n, note=steps),
+    ]
 
 
 def comparable_metrics(evidence: Evidence) -> list[Statement]:
     """C8."""
-    differences = paired_differences(evidence.ordinary, "r-rome", "rome", ["ES", "PS", "NS", "S"])
     statements = []
-    for name, *found in differences.itertuples():
-        says = f"on ordinary facts r-ROME's {name} is not lower than ROME's by more than {COMPARABLE} points, paired"
-        statements.append(Statement(says, f"{text(found)} points", beyond(found, -COMPARABLE)))
+    for name in ("S", "ES", "PS", "NS"):
+        found, n = evidence.difference("r-rome", "rome", name)
+        says = f"on ordinary facts r-ROME's {name} is within {COMPARABLE} points of ROME's, or better, paired"
+        kind = Statement if name == "S" else supporting
+        statements.append(kind(says, "above", -COMPARABLE, found, n, unit="points"))
     return statements
 
 
-def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Per rule the relative error ||W'k + b - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
-    draw = torch.Generator().manual_seed(seed)
-    memory = torch.nn.Linear(d_k, d_v)
-    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
-    site = EditSite(0, "", memory, memory)
-    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
-    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
-    keys = Keys(torch.randn(5, d_k, generator=draw))
-    target = torch.randn(d_v, generator=draw)
-    value = Value(target * 0, target, (), (), keys)
-    errors: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
-    for rule in RULES:
-        update = rank_one_update(site, keys, value, c0, rule)
-        for name, key in (("average", keys.average), ("original", keys.original)):
-            after = site.value(key) + update.left * (update.right @ key)
-            errors[rule][name] = ((after - target).norm() / target.norm()).item()
-    return errors
-
-
 def sound_derivation(evidence: Evidence) -> list[Statement]:
-    """C10: the kit's own update on a random memory, and the denominators of the sequential runs."""
+    """C10, which follows from the algebra and is checked on a random memory."""
     errors = memory_errors()
     kept = max(errors[rule][choice.exact_at] for rule, choice in RULES.items() if choice.exact_at)
-    mixed = errors["rome"]["average"]
-    positive = {rule: evidence.runs[rule].edits["denominator"].min() for rule in ("r-rome", "p-rome")}
     exact = "with one key in denominator and residual W'k + b = v_e holds there, whatever the direction (random memory)"
-    shipped = "as shipped it does not hold at the averaged key, for which the formula was derived"
-    matched = "with one key in direction and denominator the denominator stays positive in the sequential runs"
-    smallest = "; ".join(f"smallest {number:.0f} ({rule})" for rule, number in positive.items())
+    shipped = "as shipped it does not hold at the averaged key, for which the formula was derived (random memory)"
+    mixed, unit = errors["rome"]["average"], "relative error"
     return [
-        Statement(exact, f"largest relative error {kept:.0e}", kept < EXACT),
-        Statement(shipped, f"relative error {mixed:.2f}", mixed > 100 * EXACT),
-        Statement(matched, smallest, all(number > 0 for number in positive.values())),
+        Statement(exact, "below", EXACT, (kept,), unit=unit),
+        supporting(shipped, "above", 100 * EXACT, (mixed,), unit=unit),
     ]
 
 
 CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {
-    "C1": disabling_text,
+    "C1": repeating_text,
     "C2": disabling_size,
     "C3": mixed_keys,
     "C4": partial(one_cluster, rule="r-rome"),
@@ -218,6 +243,7 @@ CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {
     "C8": comparable_metrics,
     "C9": lambda evidence: [],  # it is not known which table and model its two numbers belong to
     "C10": sound_derivation,
+    "C11": lambda evidence: [],  # the kit has no zsRE
 }
 
 

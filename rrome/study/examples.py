@@ -1,4 +1,4 @@
-"""A few edits looked at closely: their sizes, what the edited models generate (Figure 1), and a form to try any edit."""
+"""A few edits looked at closely: sizes, a random memory, what edited models generate (Figure 1), a form to try any edit."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,20 @@ from html import escape
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ..edit.editor import Editor, Solution
 from ..facts.fact import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
 from ..model.model import generate
+from ..model.site import EditSite
 from ..store.disk import RromeError
 from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate
+from ..update.keys import Keys
+from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, rank_one_update
+from ..update.second_moment import SecondMoment
+from ..update.value import Value
 from .draw import probe as held_out_probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
@@ -46,6 +51,26 @@ def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]])
         for fact, by_rule in zip(facts, updates, strict=True)
         for rule, update in by_rule.items()
     )
+
+
+def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Per rule the relative error ||W'k + b - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
+    draw = torch.Generator().manual_seed(seed)
+    memory = torch.nn.Linear(d_k, d_v)
+    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
+    site = EditSite(0, "", memory, memory)
+    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
+    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
+    keys = Keys(torch.randn(5, d_k, generator=draw))
+    target = torch.randn(d_v, generator=draw)
+    value = Value(target * 0, target, (), (), keys)
+    errors: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
+    for rule in RULES:
+        update = rank_one_update(site, keys, value, c0, rule)
+        for name, key in (("average", keys.average), ("original", keys.original)):
+            after = site.value(key) + update.left * (update.right @ key)
+            errors[rule][name] = ((after - target).norm() / target.norm()).item()
+    return errors
 
 
 def what_it_says(

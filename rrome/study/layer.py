@@ -34,6 +34,7 @@ from ..update.second_moment import second_moment
 from .runs import broken
 from .single import Measures, single_edits
 
+SHOWN = (*NAMED_RULES, "aao")  # rules whose texts are kept
 DEPTH_MAP = (
     "layer", "case_id", "subject", "stratum", "rule", "perplexity_ratio", "delta_frobenius", "norm_original",
     "norm_average", "norm_v0", "p_new_bare", "p_new_prefixed",
@@ -46,14 +47,15 @@ def layer_sweep(
 ) -> pd.DataFrame:  # fmt: skip
     """Single edits of all facts under the rules at every layer; one journal per layer in the folder `within`.
 
-    One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts.
+    One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts. Text is generated
+    under the paper's rules and `aao`.
     """
     tables, prefixes = [], sample_prefixes(model, seed)  # of the unedited model, so the same at every layer
     measures: Measures | None = None
     for layer in layers:
         here = model.at_layer(layer)
         editor = Editor(here, second_moment(here, texts, c0_tokens), prefixes, seed)
-        measures = measures or Measures.standard(editor, generated=["rome", "r-rome"], n_generated=n_generated)
+        measures = measures or Measures.standard(editor, generated=SHOWN, n_generated=n_generated)
         tables.append(single_edits(editor, facts, within=within, rules=rules, measures=measures))
     return pd.concat(tables, ignore_index=True)
 

@@ -1,21 +1,25 @@
 """From measured statements to the verdict on a claim, and the page of all verdicts.
 
-A statement about a number holds or fails when the number's whole interval is on one side of the threshold. It is undecided
-when the threshold lies inside the interval. The verdict follows:
+A statement is true when the whole interval of its number is on the claim's side of the threshold, false when the whole
+interval is on the other side, and open in between or with fewer than MINIMUM subjects (or edits in a row). A claim has one
+core statement, the claim itself, and supporting ones. A premise is shown and decides nothing. The verdict follows:
 
-    reproduced   all hold              not reproduced      none holds and one fails
-    partly       some hold             undecided           none holds, none fails: too few facts
-                                       not testable here   there is no statement
+    reproduced   core true, no supporting one false     not reproduced      core false
+    partly       core true, a supporting one false      open                core open
+                                                        not testable here   there is no statement
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..store.disk import read_yaml
 
-SIGNS = {True: "holds", False: "fails", None: "undecided"}
+MINIMUM = 10
+OUTCOMES = {True: "true", False: "false", None: "open"}
 STATUS = {
     "seen": "seen in the authors' material",
     "post": "as a blog post tells it",
@@ -25,62 +29,89 @@ STATUS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """One measurable part of a claim: what must be so, what was found, and whether it is so (None: undecided)."""
+    """One measurable part of a claim: a number of a `unit` that must be `above` or `below` (`side`) a threshold.
+
+    `found` is (value, low, high), or (value,) for a number of one run or of algebra, which has no interval. An interval of
+    zero width is none. `n` counts the subjects or edits in a row behind it (None: no matter).
+    """
 
     says: str
-    found: str
-    holds: bool | None
+    side: str
+    threshold: float
+    found: Sequence[float]
+    n: int | None = None
+    unit: str = "times"
+    role: str = "core"  # or supporting, premise
+    note: str = ""
 
+    def __post_init__(self):
+        if len(self.found) == 3 and np.isclose(self.found[1], self.found[2], rtol=1e-12, atol=0):
+            object.__setattr__(self, "found", (self.found[0], np.nan, np.nan))
 
-def beyond(found: Sequence[float], threshold: float) -> bool | None:
-    """Whether a (value, low, high) is above a threshold with its whole interval; None when it lies inside."""
-    _, low, high = found
-    return True if low > threshold else False if high < threshold else None
+    @property
+    def holds(self) -> bool | None:
+        """Whether it is true; None: open."""
+        ends = self.found[-2:]
+        if np.isnan(ends).any() or (self.n is not None and self.n < MINIMUM):
+            return None
+        if min(ends) <= self.threshold <= max(ends):
+            return None
+        return bool(min(ends) > self.threshold) == (self.side == "above")
 
+    @property
+    def text(self) -> str:
+        """The number with its interval, its unit, n and the note in words."""
+        value = self.found[0]
+        form = {"relative error": ".0e", "edits": ".0f"}.get(self.unit, ",.2f" if abs(value) < 10 else ",.1f")
+        numbers = [format(number, form) for number in self.found]
+        if np.isnan(self.found).any():
+            numbers = ["nothing measured" if np.isnan(value) else f"{numbers[0]}, no interval"]
+        found = f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else numbers[0]
+        if self.unit != "area" and not np.isnan(value):
+            found = f"{self.unit} {found}" if self.unit == "relative error" else f"{found} {self.unit}"
+        few = "" if self.n is None else f"n = {self.n}" + (f", fewer than {MINIMUM}" if self.n < MINIMUM else "")
+        return "; ".join(part for part in (found, few, self.note) if part)
 
-def below(found: Sequence[float], threshold: float) -> bool | None:
-    """Whether a (value, low, high) is below a threshold with its whole interval; None when it lies inside."""
-    above = beyond(found, threshold)
-    return None if above is None else not above
+    def row(self) -> dict[str, Any]:
+        """Its columns in the table of all statements."""
+        value, low, high = (*self.found, np.nan, np.nan)[:3]
+        number = {"value": value, "low": low, "high": high, "side": self.side, "threshold": self.threshold}
+        words = {"found": self.text, "outcome": OUTCOMES[self.holds]}
+        return {"role": self.role, "statement": self.says} | number | {"unit": self.unit, "n": self.n} | words
 
 
 def verdict(statements: Sequence[Statement]) -> str:
     """The verdict on a claim; see the module."""
-    outcomes = [statement.holds for statement in statements]
-    if not outcomes:
+    if not statements:
         return "not testable here"
-    if all(outcomes):
-        return "reproduced"
-    if any(outcomes):
-        return "partly"
-    return "not reproduced" if False in outcomes else "undecided"
-
-
-def text(found: Sequence[float], form: str = ".1f") -> str:
-    """A (value, low, high) written as "value [low, high]"."""
-    value, low, high = (format(number, form) for number in found)
-    return f"{value} [{low}, {high}]"
+    (core,) = (statement.holds for statement in statements if statement.role == "core")
+    if not core:
+        return "open" if core is None else "not reproduced"
+    return "partly" if any(each.holds is False for each in statements if each.role == "supporting") else "reproduced"
 
 
 def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
     """One row per claim and statement; a claim without statements has one row."""
     rows = []
     for name, about in read_yaml("claims.yaml").items():
+        outcome = verdict(statements[name])
         row = {"id": name, "claim": about["claim"], "published": about["published"], "status": STATUS[about["status"]]}
-        row |= {"verdict": verdict(statements[name]), "evidence": " ".join(about["evidence"])}
-        parts = [(part.says, part.found, SIGNS[part.holds]) for part in statements[name]] or [("", "", "")]
-        rows += [row | dict(zip(("statement", "found", "outcome"), part, strict=True)) for part in parts]
-    return pd.DataFrame(rows)
+        row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
+        rows += [row | part.row() for part in statements[name]] or [row]
+    table = pd.DataFrame(rows)
+    words = ["role", "statement", "side", "unit", "found", "outcome"]
+    return table.fillna(dict.fromkeys(words, ""))
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim: its words, what was published and how we know, and the verdict."""
-    return table.groupby("id", sort=False)[["claim", "published", "status", "verdict"]].first()
+    """One row per claim: its words, what was published and how we know, the verdict, and how many statements are open."""
+    short = table.groupby("id", sort=False)[["claim", "published", "status", "verdict"]].first()
+    return short.assign(open=table["outcome"].eq("open").groupby(table["id"]).sum())
 
 
 def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks") -> str:
     """The scorecard as a page: the verdicts in one table, then each claim with its statements and where to look."""
-    short = verdicts(table)[["claim", "verdict"]].rename_axis("")
+    short = verdicts(table)[["claim", "verdict", "open"]].rename_axis("").rename(columns={"open": "open statements"})
     short = short.replace({"claim": {r"\|": r"\\|"}}, regex=True).to_markdown()
     lines = ["# The paper's claims, one by one", "", sizes, "", short]
     for name, here in table.groupby("id", sort=False):
@@ -88,7 +119,7 @@ def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks"
         lines += ["", f"## {name}: {about['verdict']}", "", about["claim"], ""]
         lines += [f"Published: {about['published']} ({about['status']}).", ""]
         lines += [
-            f"- **{part['outcome']}**: {part['statement']}. Found: {part['found']}."
+            f"- {part['role'].capitalize()}, **{part['outcome']}**: {part['statement']}. Found: {part['found']}."
             for part in here.to_dict("records")
             if part["statement"]
         ] or ["- No statement of it can be decided here."]
