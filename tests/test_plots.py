@@ -20,6 +20,7 @@ SAID = pd.DataFrame(
         "rule": ["unedited", *NAMED_RULES],
         "delta_frobenius": [None, 900.0, 190.0, 34.0],
         "entropy": [0.9, 0.1, 0.9, 0.9],
+        "entropy_tokens": [0.8, 0.05, 0.8, float("nan")],
         "perplexity": [19.0, 210.0, 19.1, 18.9],
         "text": ["Europe. " * 40, "what $x$ \U0001f4a1 what", "", "日本 Antarctica"],
     }
@@ -29,7 +30,7 @@ SAID = pd.DataFrame(
 @pytest.fixture
 def figures():
     ahead = pd.DataFrame(
-        {"cosine": [0.9, 0.6], "position": [1, 0]} | {f"amplification_{r}": [0.3, 9.0] for r in NAMED_RULES}
+        {"cos_c": [0.9, 0.6], "position": [1, 0]} | {f"amplification_{r}": [0.3, 9.0] for r in NAMED_RULES}
     )
     toy = pd.DataFrame({"degrees": [0, 90] * 3, "rule": [r for r in NAMED_RULES for _ in range(2)]})
     toy[["denominator", "size", "damage"]] = 1.0

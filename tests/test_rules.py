@@ -76,6 +76,19 @@ def test_preflight_predicts_denominator_and_size(editor, edit):
         assert ahead.amplification[rule] * update.left.norm().item() == pytest.approx(update.norm, rel=1e-5)
 
 
+def test_preflight_shows_both_mismatches(editor, edit):
+    fact, keys, _, updates = edit
+    ahead, site = editor.preflight(fact), editor.model.site
+    inverse = editor.second_moment.matrix.double().inverse()
+    average, original = keys.average.double(), keys.original.double()
+    a, o = (key @ inverse @ key for key in (average, original))
+    assert ahead.cos_c == pytest.approx((average @ inverse @ original / (a * o).sqrt()).item(), rel=1e-4)
+    shift = site.weight.double() @ (original - average)
+    assert ahead.shift == pytest.approx(shift.norm().item(), rel=1e-5)
+    mended = updates["r-rome"].left.double() - updates["p-rome"].left.double()  # residuals at k_e and at k_e^o
+    assert torch.allclose(mended, shift, atol=1e-4 * shift.norm().item())
+
+
 def test_denominators_of_consistent_rules_are_positive(edit):
     assert all(
         edit[3][rule].denominator > 0 for rule, choice in RULES.items() if choice.direction == choice.denominator

@@ -86,7 +86,7 @@ def test_checkpoints_start_at_the_unedited_model_and_end_at_the_last_edit(editor
     assert points.loc[0, "delta"] == 0 and pd.isna(points.loc[0, "retained"])
     assert points.loc[0, "perplexity"] == pytest.approx(perplexity(editor.model, [CHECKS.probe]), rel=1e-4)
     assert points.loc[0, "choice"] == CHECKS.tasks[0].scores(editor.model)["choice"]
-    assert all(len(texts) == 1 for texts in points["texts"])
+    assert all(len(texts) == 1 for table in (points, table.edits) for texts in table["texts"])
     EditLog(folder).replay(editor.model)
     assert points.loc[5, "perplexity"] == pytest.approx(perplexity(editor.model, [CHECKS.probe]), rel=1e-3)
     final = table.final.set_index("edit")

@@ -1,6 +1,5 @@
 """`make demo`: one fact edited by three rules, then an edit that breaks the model under ROME and not under the others."""
 
-import pandas as pd
 import typer
 
 import rrome
@@ -19,11 +18,14 @@ def main(n_generated: int = 40, c0_tokens: int = 20_000) -> None:
     for fact, prompt in ((TOWER, TOWER.rewrite), (microsoft, UNRELATED)):
         (updates,) = compute_updates(editor, [fact])
         said = what_it_says(editor, fact, updates, [prompt], [probe()], n_generated=n_generated)
-        new = rrome.measure.target_nll(editor.model, [fact.rewrite] * 4, [fact.target_new] * 4, [None, *updates.values()])
+        new = rrome.measure.target_nll(
+            editor.model, [fact.rewrite] * 4, [fact.target_new] * 4, [None, *updates.values()]
+        )
         table = said[["rule", "delta_frobenius", "perplexity"]].assign(p_new=new.neg().exp().tolist())
         typer.echo(f"\n{fact.rewrite} -> {fact.target_new}\n{table.round(2).to_string(index=False, na_rep='')}\n")
         for row in said.itertuples():
-            typer.echo(f"{row.rule:>9}: {prompt}{' '.join(row.text.split(' '))}".replace("\n", " "))
+            typer.echo(f"{row.rule:>9}: {' '.join(f'{prompt}{row.text}'.split())}")
+    typer.echo("\np_new: of the new answer after the bare prompt, where r-ROME and p-ROME hardly edit it (notebook 5).")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Editor:
 
     def preflight(self, fact: Fact) -> Preflight:
         """What the keys predict of the edit under every rule, from one short forward pass and no search."""
-        return preflight(self.keys(fact), self.second_moment, fact.subject)
+        return preflight(self.keys(fact), self.second_moment, fact.subject, site=self.model.site)
 
     def value(self, fact: Fact) -> Value:
         """v_e of a fact, searched in the model as it is now."""

@@ -49,7 +49,7 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
     shown = [name for name in ROWS if edits.get(name, pd.Series(dtype=float)).notna().any()]
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     figure, axes = plt.subplots(
-        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex=True, sharey="row", layout="constrained",
+        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex="col", sharey="row", layout="constrained",
         height_ratios=[1] + [2] * len(shown),
     )  # fmt: skip
     for rule, (top, *panels) in zip(NAMED_RULES, axes.T, strict=True):
@@ -58,7 +58,7 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
         top.set(title=NAMES[rule], yscale="symlog", ylabel="edits")
         for name, panel in zip(shown, panels, strict=True):
             _points(panel, here, "delta", name, rule)
-            panel.set(xscale="log", xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
+            panel.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
             panel.get_legend().remove()
         if shown[-1] == "perplexity":
             panels[-1].set_yscale("log")
@@ -83,12 +83,12 @@ def _name_largest(panel: Axes, here: pd.DataFrame, column: str, labels: int) -> 
 
 @style()
 def amplification_scatter(table: pd.DataFrame) -> Figure:
-    """Amplification against the cosine of the two keys, one panel per rule, first-token subjects marked apart."""
+    """Amplification against the two keys' cosine under C_0^-1, one panel per rule, first-token subjects marked apart."""
     table = _with_strata(table)
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
     for rule, panel in zip(NAMED_RULES, axes, strict=True):
-        _points(panel, table, "cosine", f"amplification_{rule}", rule)
-        panel.set(yscale="log", title=NAMES[rule], xlabel=r"cosine of $k_e$ and $k_e^o$")
+        _points(panel, table, "cos_c", f"amplification_{rule}", rule)
+        panel.set(yscale="log", title=NAMES[rule], xlabel=r"$\cos_C(k_e, k_e^o)$")
         panel.legend(loc="best", fontsize=7)
     axes[0].set_ylabel("amplification (log scale)")
     return figure

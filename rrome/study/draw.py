@@ -61,17 +61,17 @@ def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -
 
 
 def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
-    """What the keys of each fact predict, without a search: cosine, key norms, denominator and amplification per rule.
+    """What the keys of each fact predict, without a search: both cosines, key norms, shift, denominators, amplifications.
 
     `position` is that of the subject's last token in the bare prompt, from 0.
     """
     rows = []
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
     for fact, keys in zip(facts, every, strict=True):
-        found = preflight(keys, editor.second_moment, fact.subject)
+        found = preflight(keys, editor.second_moment, fact.subject, site=editor.model.site)
         row: dict[str, Any] = {name: getattr(fact, name) for name in ("case_id", "subject", "prompt")}
         row["position"] = subject_position(editor.model, fact)
-        row |= {name: getattr(found, name) for name in ("cosine", "norm_average", "norm_original")}
+        row |= {name: getattr(found, name) for name in ("cosine", "cos_c", "norm_average", "norm_original", "shift")}
         row |= {f"denominator_{rule}": number for rule, number in found.denominator.items()}
         row |= {f"amplification_{rule}": number for rule, number in found.amplification.items()}
         rows.append(row)

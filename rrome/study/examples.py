@@ -205,7 +205,7 @@ def _preflight_table(editor: Editor, fact: Fact) -> str:
         rows[rule] = keys.denominator[rule], size, size / one_key, verdict
     norms = f"norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
     heads = ["rule", "denominator", "amplification", "times one key's", "the edit is"]
-    return _html_table(f"Keys: cosine {keys.cosine:.2f}, {norms}", heads, rows)
+    return _html_table(f"Keys: cosine under the inverse of C_0 {keys.cos_c:.2f}, {norms}", heads, rows)
 
 
 def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], texts: list[str], n: int) -> str:

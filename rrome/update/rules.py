@@ -126,7 +126,8 @@ class Preflight:
     """What the keys alone tell of an edit, before v_e is searched.
 
     `cosine` of k_e and k_e^o, their norms, and per rule the denominator u . k_d and the amplification
-    ||u|| / |u . k_d|: ||Delta||_F is the amplification times the length of the residual.
+    ||u|| / |u . k_d|: ||Delta||_F is the amplification times the length of the residual. `shift` is ||W (k_e^o - k_e)||, what
+    a residual at the averaged key holds beside delta (NaN where no W was given).
     """
 
     subject: str
@@ -135,12 +136,22 @@ class Preflight:
     norm_original: float
     denominator: dict[str, float]
     amplification: dict[str, float]
+    shift: float = math.nan
+
+    @property
+    def cos_c(self) -> float:
+        """The cosine of the two keys under C_0^-1: ROME's denominator over the root of r-ROME's times p-ROME's."""
+        return self.denominator["rome"] / math.sqrt(self.denominator["r-rome"] * self.denominator["p-rome"])
 
 
 def preflight(
-    keys: Keys, second_moment: SecondMoment, subject: str = "", rules: Sequence[Rule] = tuple(RULES.values())
+    keys: Keys,
+    second_moment: SecondMoment,
+    subject: str = "",
+    rules: Sequence[Rule] = tuple(RULES.values()),
+    site: EditSite | None = None,
 ) -> Preflight:
-    """Denominators and amplifications of the rules for one fact's keys."""
+    """Denominators and amplifications of the rules for one fact's keys, and with a `site` the shift of the residual."""
     plain = [rule for rule in rules if type(rule).solve is Rule.solve]  # they share one call of the solver
     chosen = [[key.cpu().double() for key in rule.choose(keys)] for rule in plain]
     directions: Any = second_moment.solve(torch.stack([k_u for k_u, _, _ in chosen])) if plain else ()  # (rules, d_k)
@@ -151,7 +162,8 @@ def preflight(
         denominator[name] = number.item()
         amplification[name] = u.norm().item() / max(abs(denominator[name]), 1e-300)
     norms = [key.double().norm().item() for key in (keys.average.cpu(), keys.original.cpu())]
-    return Preflight(subject, keys.cosine, norms[0], norms[1], denominator, amplification)
+    shift = (site.value(keys.original) - site.value(keys.average)).norm().item() if site else math.nan
+    return Preflight(subject, keys.cosine, norms[0], norms[1], denominator, amplification, shift)
 
 
 def rank_one_update(
