@@ -66,25 +66,40 @@ def keys(model, fact, templates, leading=""):
         return torch.stack([run(model, ids, i)[1] for ids, i, _ in prompts(model, fact, templates, leading)])
 
 
-def value(model, fact, templates, leading="", *, lr=0.5, evaluations=20, stop=0.05, clamp=4.0, kl=0.0625, decay=0.5):
+def value(model, fact, templates, leading="", **settings):
     """Search delta by Adam: v_e (d_v,), delta (d_v,) and the loss at every evaluation."""
     rows = list(prompts(model, fact, templates, leading))  # N
-    kl_ids = model.tokenizer(leading + fact.subject + " is a")["input_ids"]
-    kl_at = subject_position(model, leading, fact.subject)
+    kl_ids, kl_at = kl_prompt(model, fact, leading)
     with torch.no_grad():
         v_0 = run(model, *rows[0][:2])[2]  # (d_v,)
-    delta = torch.zeros_like(v_0, requires_grad=True)  # (d_v,)
-    adam = torch.optim.Adam([delta], lr=lr)
-    initial, losses = None, []
-    for evaluation in range(evaluations):
+
+    def evaluate(delta):
         nlls = []
         for ids, i, target in rows:
             log_probs = log_softmax(run(model, ids, i, delta)[0], -1)  # (T, V)
             picked = [log_probs[len(ids) - len(target) + n, token] for n, token in enumerate(target)]
             nlls.append(-torch.stack(picked).mean())
-        current = log_softmax(run(model, kl_ids, kl_at, delta)[0][kl_at : kl_at + 1], -1)  # (1, V)
+        return torch.stack(nlls).mean(), log_softmax(run(model, kl_ids, kl_at, delta)[0][kl_at : kl_at + 1], -1)
+
+    return descend(v_0, evaluate, **settings)
+
+
+def kl_prompt(model, fact, leading=""):
+    """The ids of "{subject} is a" and i."""
+    return model.tokenizer(leading + fact.subject + " is a")["input_ids"], subject_position(
+        model, leading, fact.subject
+    )
+
+
+def descend(v_0, evaluate, *, lr=0.5, evaluations=20, stop=0.05, clamp=4.0, kl=0.0625, decay=0.5):
+    """`value` for an evaluate(delta) that gives the mean NLL and the log-probabilities (1, V) of the KL term."""
+    delta = torch.zeros_like(v_0, requires_grad=True)  # (d_v,)
+    adam = torch.optim.Adam([delta], lr=lr)
+    initial, losses = None, []
+    for evaluation in range(evaluations):
+        nll, current = evaluate(delta)  # (), (1, V)
         initial = current.detach() if initial is None else initial
-        loss = torch.stack(nlls).mean() + kl * kl_div(initial, current, log_target=True, reduction="batchmean")
+        loss = nll + kl * kl_div(initial, current, log_target=True, reduction="batchmean")
         loss = loss + decay * delta.norm() / v_0.norm() ** 2
         losses.append(loss.item())
         if loss < stop or evaluation == evaluations - 1:  # the last evaluation makes no step
@@ -98,9 +113,9 @@ def value(model, fact, templates, leading="", *, lr=0.5, evaluations=20, stop=0.
     return v_0 + delta.detach(), delta.detach(), losses
 
 
-def delta_matrix(model, fact, templates, c_0, choice, leading="", target=None):
-    """Delta (d_v, d_k) under a rule, which names its three keys; `target` is v_e, searched when None."""
-    all_keys = keys(model, fact, templates, leading)  # (N, d_k)
+def delta_matrix(model, fact, templates, c_0, choice, leading="", target=None, all_keys=None):
+    """Delta (d_v, d_k) under a rule, which names its three keys; v_e, the `target`, and the N keys are found when None."""
+    all_keys = keys(model, fact, templates, leading) if all_keys is None else all_keys  # (N, d_k)
     pick = {"average": all_keys.mean(0), "original": all_keys[0]}
     weight, bias = weight_and_bias(model)
     v_e = value(model, fact, templates, leading)[0] if target is None else target  # (d_v,)

@@ -17,10 +17,10 @@ from . import study
 from .edit.editor import Editor
 from .facts.fact import load_facts
 from .facts.text import factbook_prose
+from .measure.scores import retained
 from .model.load import DEFAULT_MODEL, load
 from .run import defaults, profile_parameters, profile_sections, refusals
 from .store.disk import RromeError
-from .study.sequential import retained
 from .study.single import facts_at_once
 from .study.speed import peak_bytes, timed
 from .update.rules import NAMED_RULES, RULES

@@ -8,7 +8,7 @@ from facts_for_tests import FACTS, PREFIXES
 
 from rrome import Editor, second_moment
 from rrome.measure.tasks import Choice, ChoiceTask
-from rrome.study.sequential import Checks, sequential_edits
+from rrome.study import Checks, sequential_edits
 
 TASK = ChoiceTask("choice", (Choice("The old town", "Rome", ("Paris",)), Choice("A ship", "sailed", ("cold",))))
 CHECKS = Checks(

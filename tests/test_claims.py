@@ -7,8 +7,7 @@ import pytest
 from rrome import RULES, RromeError
 from rrome.measure.metrics import NOTHING
 from rrome.store.disk import read_yaml
-from rrome.study import as_markdown, claims, memory_errors
-from rrome.study.sequential import SequentialRun
+from rrome.study import SequentialRun, as_markdown, claims, memory_errors
 from rrome.study.verdicts import MINIMUM, STATUS, Statement, verdict, verdicts
 from rrome.update import NAMED_RULES
 

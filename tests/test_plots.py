@@ -34,7 +34,7 @@ def figures():
     )
     toy = pd.DataFrame({"degrees": [0, 90] * 3, "rule": [r for r in NAMED_RULES for _ in range(2)]})
     toy[["denominator", "size", "damage"]] = 1.0
-    cost = pd.DataFrame({"what": ["one edit"], "seconds_naive": [9.0], "seconds_ours": [1.0], "floor_seconds": [0.7]})
+    cost = pd.DataFrame({"what": ["one edit"], "seconds_batched": [9.0], "seconds_ours": [1.0], "floor_seconds": [0.7]})
     growth = pd.DataFrame(
         {"varied": list("aabb"), "size": [1, 2] * 2, "seconds": [1.0] * 4, "floor_seconds": [0.5] * 4}
     )

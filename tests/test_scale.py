@@ -19,8 +19,8 @@ from editors_for_workers import make_editor, make_facts, make_mortal_editor, mak
 
 from rrome import Editor, RromeError
 from rrome.store.journal import Journal, read_journal
+from rrome.study import Checks, read_sequential, sequential_edits
 from rrome.study import cluster as scale
-from rrome.study.sequential import Checks, read_sequential, sequential_edits
 from rrome.study.single import Measures, single_edits
 
 MEASURES = Measures(n_generated=4)

@@ -6,7 +6,7 @@ from tokenizers import normalizers, processors
 
 import rrome
 from rrome import Editor, Fact, RromeError, Search, naive, second_moment, study
-from rrome.measure.scores import fact_probabilities, target_nll
+from rrome.measure.scores import fact_probabilities, retained, target_nll
 from rrome.model.tokens import (
     check_templates,
     read_row,
@@ -15,7 +15,6 @@ from rrome.model.tokens import (
     subject_position,
     with_target,
 )
-from rrome.study.sequential import retained
 from rrome.update.rules import NAMED_RULES
 
 CASES = {

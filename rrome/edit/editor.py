@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..facts.fact import Fact
 from ..facts.text import FACTBOOK
 from ..model.edits import Update
@@ -17,7 +19,7 @@ from ..store.disk import RromeError
 from ..update.keys import Keys, fact_keys
 from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
 from ..update.second_moment import SecondMoment, second_moment_from
-from ..update.value import Search, Value, find_values
+from ..update.value import Search, Value, find_each, find_values
 from .adapter import save_adapter, save_merged
 
 
@@ -125,6 +127,13 @@ class Editor:
         self._check_state()
         values = find_values(self.model, facts, self.prefixes, self.search, self.leading)
         return [Solution(self, fact, value) for fact, value in zip(facts, values, strict=True)]
+
+    def solve_each(self, facts: Sequence[Fact], weights: Sequence[torch.Tensor]) -> list[Solution | RromeError]:
+        """`solve_all` with a W (d_v, d_k) for each fact instead of the model's; an error stands for a search that failed."""
+        self._check_state()
+        values = find_each(self.model, facts, self.prefixes, self.search, self.leading, weights)
+        solved = zip(facts, values, strict=True)
+        return [value if isinstance(value, RromeError) else Solution(self, fact, value) for fact, value in solved]
 
     def remembering(self, rule: str | Rule, earlier: Sequence[Fact]) -> Rule:
         """The rule as it is after earlier facts were edited: with their keys, whatever is in W, if it remembers any."""

@@ -18,6 +18,7 @@ from ..model.tokens import batches, pad_right, with_target
 from ..store.disk import RromeError
 from ..store.progress import bar
 from ..update.rules import RankOneUpdate
+from .metrics import mean
 
 KEPT_BYTES = 256 * 2**20
 WINDOW = 512  # tokens
@@ -217,3 +218,12 @@ def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | 
         logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return nll.view(len(updates), -1).cpu().double().mean(1).exp().tolist()
+
+
+def retained(model: Model, facts: Sequence[Fact]) -> float:
+    """The share of facts whose rewrite prompt still prefers the new target to the true one; NaN for no facts."""
+    prompts = [fact.rewrite for fact in facts for _ in range(2)]
+    targets = [target for fact in facts for target in (fact.target_new, fact.answer)]
+    separators = [fact.separator for fact in facts for _ in range(2)]
+    nll = target_nll(model, prompts, targets, separators=separators).view(len(facts), 2)
+    return mean((nll[:, 0] < nll[:, 1]).double().tolist())

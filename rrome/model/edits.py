@@ -49,9 +49,9 @@ class Edits:
     Every method that changes W raises RromeError when W is not the original plus these updates.
     """
 
-    def __init__(self, site: EditSite, fingerprint: str):
+    def __init__(self, site: EditSite, fingerprint: str, original: torch.Tensor | None = None):
         self._site, self._fingerprint = site, fingerprint
-        self._original: torch.Tensor | None = None
+        self._original = original
         self._updates: list[Update] = []
         self._checksum = checksum(site.weight)
         self.adopted = False  # whether a W changed by something else was taken for the original

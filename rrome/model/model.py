@@ -97,6 +97,31 @@ class Model:
         return self if layer == self.layer else replace(self, site=find_site(self.lm, layer))
 
 
+class Branch:
+    """Another W (d_v, d_k) of l* with edits of its own, which is in the model inside `open` only; one W of memory each."""
+
+    def __init__(self, model: Model):
+        model.edits.verify()
+        self._model, self._stored = model, model.site.module.weight.data.clone()
+        self.edits = Edits(model.site, model.fingerprint, original=model.site.weight)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """W as this branch has it, (d_v, d_k)."""
+        return self._stored.T if self._model.site.transposed else self._stored
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Inside, the model has this W and these edits; nothing is copied."""
+        module, edits, path = self._model.site.module, self._model.record.edits, self._model.site.path
+        own = module.weight.data, edits[path]
+        module.weight.data, edits[path] = self._stored, self.edits
+        try:
+            yield
+        finally:
+            module.weight.data, edits[path] = own
+
+
 def rows_of(lm: PreTrainedModel) -> int:
     """The number of tokens that the model has an embedding of."""
     return cast(nn.Embedding, lm.get_input_embeddings()).num_embeddings
@@ -160,6 +185,7 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             min_new_tokens=n_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
             do_sample=top_k > 1,
+            remove_invalid_values=True,  # a model of NaN is sampled from as one that knows nothing
             **sampling,
         )
     new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)

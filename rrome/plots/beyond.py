@@ -192,14 +192,15 @@ def tracing(effects: pd.DataFrame, chosen: int | None = None) -> Figure:
 
 @style()
 def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
-    """Above: seconds of the naive solver, of the kit, and of its matrix products alone; below: how a search grows."""
+    """Above: seconds of a batched solver, of the kit, and of its matrix products alone; below: how a search grows."""
     kinds = list(growth["varied"].unique())
-    columns = {"seconds_naive": "naive", "seconds_ours": "rrome", "seconds": "rrome", "floor_seconds": "products alone"}
-    solvers = ["naive", "rrome", "products alone"]
+    columns = {"seconds_batched": "batched solver", "seconds_ours": "rrome", "seconds": "rrome"}
+    columns["floor_seconds"] = "products alone"
+    solvers = ["batched solver", "rrome", "products alone"]
     looks = {"hue": "solver", "palette": dict(zip(solvers, ("0.75", SERIES[0], "black"), strict=True))}
     times = comparison.rename(columns=columns).melt("what", solvers, "solver", "seconds")
     growth = growth.rename(columns=columns).melt(["varied", "size"], solvers[1:], "solver", "seconds")
-    figure = plt.figure(figsize=(10, 5.2), layout="constrained")
+    figure = plt.figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplot_mosaic([["bars"] * len(kinds), kinds])
     sns.barplot(times, x="seconds", y="what", saturation=1, ax=axes["bars"], **looks)
     axes["bars"].set(xscale="log", ylabel=None)

@@ -1,23 +1,17 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
 from ..measure.metrics import survival
+from .baseline import against_batched, lockstep_speed
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import Evidence, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, memory_errors, playground, sizes, what_it_says
 from .layer import SHOWN, choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
-from .sequential import (
-    Checks,
-    SequentialRun,
-    broken,
-    collapse_edit,
-    curve,
-    disabling_edits,
-    read_sequential,
-    sequential_edits,
-)
+from .runs import SequentialRun, broken, collapse_edit, curve, disabling_edits, read_sequential
+from .sequence import Checks
+from .sequential import lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
-from .speed import against_naive, edit_memory, scaling, stages
+from .speed import edit_memory, scaling, stages
 from .verdicts import as_markdown, verdicts
 
 __all__ = [
@@ -26,7 +20,7 @@ __all__ = [
     "Evidence",
     "Measures",
     "SequentialRun",
-    "against_naive",
+    "against_batched",
     "as_markdown",
     "broken",
     "choose_layer",
@@ -41,6 +35,8 @@ __all__ = [
     "layer_sweep",
     "layer_table",
     "leading_edits",
+    "lockstep",
+    "lockstep_speed",
     "memory_errors",
     "mixed_probe",
     "named_tasks",

@@ -16,7 +16,7 @@ from ..measure.metrics import NOTHING, Found, auc, interval, paired_differences,
 from ..store.disk import RromeError
 from ..update.rules import NAMED_RULES, RULES
 from .examples import memory_errors
-from .sequential import TIMES, SequentialRun, broken, collapse_edit
+from .runs import TIMES, SequentialRun, broken, collapse_edit
 from .verdicts import MINIMUM as MINIMUM
 from .verdicts import Statement, tabulate
 

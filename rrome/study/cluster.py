@@ -21,6 +21,8 @@ from ..store import RromeError, bar
 from ..store.journal import differences
 from ..update.rules import NAMED_RULES, RULES, Rule, rule_named
 from . import sequential, single
+from .runs import SequentialRun
+from .sequence import Checks
 
 try:
     import cloudpickle
@@ -49,8 +51,8 @@ def single_edits(
 
 def sequential_edits(
     cluster: str | int, make_editor: Callable[[], Editor], sequences: Mapping[int, Sequence[Fact]], folder: str | Path, *,
-    rules: Sequence[str | Rule] = NAMED_RULES, checks: sequential.Checks | None = None,
-) -> dict[tuple[str, int], sequential.SequentialRun]:  # fmt: skip
+    rules: Sequence[str | Rule] = NAMED_RULES, checks: Checks | None = None,
+) -> dict[tuple[str, int], SequentialRun]:  # fmt: skip
     """`sequential.sequential_edits` of each rule on each seed's facts, a task each, in FOLDER/RULE-SEED on a shared disk."""
     work, tasks = partial(sequential.sequential_edits, checks=checks, progress=False), {}
     for name, rule in map(rule_named, rules):

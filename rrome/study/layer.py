@@ -31,7 +31,7 @@ from ..store.disk import RromeError
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, Rule
 from ..update.second_moment import second_moment
-from .sequential import broken
+from .runs import broken
 from .single import Measures, single_edits
 
 SHOWN = (*NAMED_RULES, "aao")  # rules whose texts are kept

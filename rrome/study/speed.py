@@ -1,4 +1,4 @@
-"""What an edit takes here: time beside the naive solver and beside matrix products alone, time by stage, and memory.
+"""What an edit takes here: time beside matrix products alone, time by stage, growth, and memory; see also baseline.
 
     floor  =  FLOPs of a search / FLOPs per second of matrix products alone, run here with the model's own weights
 
@@ -21,20 +21,18 @@ import torch
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from .. import naive
 from ..edit.editor import Editor
 from ..facts.fact import Fact
 from ..facts.text import factbook_prose
 from ..measure.scores import fact_probabilities
 from ..model.load import load
-from ..model.model import Model
+from ..model.model import Branch, Model
 from ..model.site import blocks_of
 from ..update.batch import freeze
 from ..update.rules import RULES, RankOneUpdate
 from ..update.second_moment import second_moment
 from ..update.value import Search, find_values
 
-COLUMNS = ["what", "seconds_naive", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
 ATTENTION = {  # on a CPU
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
@@ -95,40 +93,6 @@ def product_rate(products: Sequence[tuple[torch.Tensor, int]]) -> float:
     return sum(4 * rows * weight.numel() for weight, rows in products) / timer.blocked_autorange().median
 
 
-def against_naive(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
-    """The naive solver and the kit on one fact: the search alone, the edit under one rule, and under all eight.
-
-    Columns: what, seconds_naive, seconds_ours, ratio, relative_error (of delta, or the largest of any Delta), and
-    floor_seconds of the search. The naive time of eight rules is eight searches, made once and counted eight times.
-    """
-    model, device, leading = editor.model, editor.model.device, editor.leading or ""
-    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}  # shorter in the naive solver
-    settings = {names.get(name, name): setting for name, setting in editor.settings["search"].items()}
-    given = model, fact, editor.prefixes
-    naive_search, (target, delta, losses) = timed(lambda: naive.value(*given, leading, **settings), device)
-    naive_updates, expected = {}, {}
-    for name, choice in RULES.items():
-        work = partial(naive.delta_matrix, *given, editor.second_moment.matrix, choice, leading, target)
-        naive_updates[name], expected[name] = timed(work, device)
-    searched = model, [fact], editor.prefixes, len(losses), editor.leading
-    floors = [search_floor(*searched)]
-    ours, value = timed(lambda: editor.value(fact), device)
-    floors.append(search_floor(*searched))  # before and after, for a machine that others use too
-    rows = [("search of v_e", naive_search, ours, _error(value.delta, delta))]
-    for what, rules in ((f"one edit, {rule}", [rule]), ("one edit, all 8 rules", list(RULES))):
-        ours, updates = timed(partial(editor.updates, fact, rules), device)
-        theirs = len(rules) * naive_search + sum(naive_updates[name] for name in rules)
-        rows.append((what, theirs, ours, max(_error(updates[name].matrix(), expected[name]) for name in rules)))
-    table = pd.DataFrame(rows, columns=["what", "seconds_naive", "seconds_ours", "relative_error"])
-    table["ratio"] = table["seconds_naive"] / table["seconds_ours"]
-    table["floor_seconds"] = sum(floors) / 2
-    return table[COLUMNS]
-
-
-def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((ours.cpu() - expected.cpu()).norm() / expected.norm()).item()
-
-
 def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
     """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
     solution = editor.solve(fact)
@@ -159,38 +123,50 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def edit_memory(editor: Editor, fact: Fact) -> pd.DataFrame:
-    """Memory that one edit needs beside a loaded model: what, megabytes (10^6 bytes), of_model (share of its weights).
+def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd.DataFrame:
+    """Memory that an edit needs beside a loaded model: what, megabytes (10^6 bytes), of_model (share of its weights).
 
-    On a CPU a new process loads the model by its name and makes the edit: by how much does its resident set rise?
+    Below it, the same for the searches of so many `sequences` in lockstep, each with a W of its own. On a CPU a new process
+    loads the model by its name and does the work: by how much does its resident set rise?
     """
     model = editor.model
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
-        rise = -torch.cuda.memory_allocated(model.device)
-        _edit(editor, fact)
-        rise += torch.cuda.max_memory_allocated(model.device)
-    else:
-        again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            rise = child.submit(_edit_anew, *again, fact).result()
     weights = sum(weight.nbytes for weight in model.lm.parameters())
-    held = {"the model's weights": weights, "W": model.site.weight.nbytes, "one edit under 8 rules, measured": rise}
+    held = {"the model's weights": weights, "W": model.site.weight.nbytes}
+    for what, n in {
+        "one edit under 8 rules, measured": 1,
+        **{f"{n} sequences in lockstep": n for n in sequences},
+    }.items():
+        held[what] = _rise(editor, fact, n)
     sizes = pd.Series(held)
     return pd.DataFrame({"what": sizes.index, "megabytes": sizes.values / 1e6, "of_model": sizes.values / weights})
 
 
-def _edit(editor: Editor, fact: Fact) -> None:
-    fact_probabilities(editor.model, fact, editor.updates(fact, list(RULES)))
+def _rise(editor: Editor, fact: Fact, n: int) -> int:
+    model = editor.model
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+        _edit(editor, fact, n)
+        return torch.cuda.max_memory_allocated(model.device) - before
+    again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        return child.submit(_edit_anew, *again, fact, n).result()
 
 
-def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact) -> int:
+def _edit(editor: Editor, fact: Fact, n: int) -> None:
+    if n == 1:
+        fact_probabilities(editor.model, fact, editor.updates(fact, list(RULES)))
+    else:
+        editor.solve_each([fact] * n, [Branch(editor.model).weight for _ in range(n)])
+
+
+def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact, n) -> int:
     """Sampled: on Linux a new process's ru_maxrss starts at the size of its parent, which hides what the edit takes."""
     model = load(name, layer=layer, dtype=dtype, device="cpu")
     editor = Editor(model, second_moment(model, factbook_prose("second-moment"), tokens), prefixes, search=search)
     resident = [psutil.Process().memory_info().rss]
     with ThreadPoolExecutor(1) as other:
-        work = other.submit(_edit, editor, fact)
+        work = other.submit(_edit, editor, fact, n)
         while wait([work], timeout=0.002).not_done:
             resident.append(psutil.Process().memory_info().rss)
         work.result()

@@ -1,22 +1,20 @@
 """The prompts of a search of delta as one batch, with all that delta does not change computed once.
 
-    R      rows: each fact's N rewrite prompts with the target after them, and its "{subject} is a", which is left out
-           where the bare prompt begins with the same tokens
-    P, S   columns before, and from, the subject's last token, which is aligned to column P in every row
-    M      logit positions: the (row, column) whose next-token distribution the loss reads
+    R, P, S, M   rows, columns and logit positions: see rows
+    W_b          what stands for W in the rows of fact b: one fact may be searched in several edited models at once
 
 Delta does not change the KV cache of the columns before P, nor anything below the output of W of l*. Where block l* adds
 that output to the residual stream as it is, only the blocks above run, on S columns; families that normalise after the MLP
-run block l* as well.
+run block l* as well. What lies below W is read once for equal rows, whatever their W_b.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from transformers import DynamicCache
 
 from ..facts.fact import Fact
@@ -32,24 +30,8 @@ from ..model.hooks import (
 )
 from ..model.model import Model
 from ..model.site import find_site
-from ..model.tokens import Row, read_row, read_subject_is
 from .keys import Keys
-
-
-@dataclass(frozen=True, eq=False)
-class LogitPositions:
-    """`row`, `column` from P on, and `fact` of each logit position, (M + B,): M of targets, then B of the KL term.
-
-    `label` (M,) are the target tokens, `weight` (M,) their weights in the mean over a target's tokens, then over rows;
-    `prefixed` (M,): whether the prompt has a prefix, or the fact has no prompt with one.
-    """
-
-    row: torch.Tensor
-    column: torch.Tensor
-    fact: torch.Tensor
-    label: torch.Tensor
-    weight: torch.Tensor
-    prefixed: torch.Tensor
+from .rows import LogitPositions, align, search_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +39,8 @@ class Frozen:
     """What stays the same while the deltas of B facts are searched; `owner` (R,) is the number of each row's fact.
 
     `ids` (R, S) and `mask` (R, P + S) are the aligned rows, `hidden` (R, S, d) is the input of block `first`, `cache` the
-    KV cache of the first P columns, per layer. `stream` (B, d) is what leaves block l* at the bare prompt's subject.
+    KV cache of the first P columns, per layer. `value` (R, S, d_v) is the output of W_b, for families that run
+    block l*. `stream` (B, d) is what leaves block l* at the bare prompt's subject.
     """
 
     model: Model
@@ -67,6 +50,7 @@ class Frozen:
     positions: torch.Tensor
     first: int
     hidden: torch.Tensor
+    value: torch.Tensor
     as_tuple: bool
     cache: list[tuple[torch.Tensor, torch.Tensor]]
     logit_positions: LogitPositions
@@ -88,7 +72,7 @@ class Frozen:
         above = self.first > model.layer
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
-            output_changed(model.site, lambda _key, value: add(value)),  # unused when only blocks above run
+            output_changed(model.site, lambda *_: add(self.value)),  # unused when only blocks above run
             last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
             logits_at(model, where),
             attending_to(model, self.cache) as earlier,
@@ -112,7 +96,7 @@ class Frozen:
         logit_positions, of_target = self.logit_positions, at[: len(self.logit_positions.label)]
         return replace(
             self,
-            **{name: getattr(self, name)[rows] for name in ("ids", "mask", "positions", "hidden")},
+            **{name: getattr(self, name)[rows] for name in ("ids", "mask", "positions", "hidden", "value")},
             owner=torch.searchsorted(chosen, self.owner[rows]),
             cache=[(keys[rows], values[rows]) for keys, values in self.cache],
             logit_positions=LogitPositions(
@@ -127,16 +111,32 @@ class Frozen:
 
 @torch.no_grad()
 def freeze(
-    model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    leading: str | None = None,
+    weights: Sequence[torch.Tensor] | None = None,
 ) -> tuple[Frozen, list[Keys], torch.Tensor]:
-    """Read the prompts of B facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v)."""
-    rows, owner, logit_positions = _rows(model, facts, templates, leading)
-    ids, mask, before = _align(rows, model.tokenizer.pad_token_id, model.device)
+    """Read the prompts of B facts once, with the model as it is: the batch, each fact's keys, and the v_0 (B, d_v).
+
+    `weights` are the W_b, (d_v, d_k) each; None: W as it is.
+    """
+    rows, owner, logit_positions = search_rows(model, facts, templates, leading)
+    read = rows if weights is None else list(dict.fromkeys(rows))
+    ids, mask, before = align(read, model.tokenizer.pad_token_id, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (R, P + S)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     cache = DynamicCache()
     seen = through_block(model, **inputs, past_key_values=cache)
     above = _adds_value(model, {name: tensor[:1] for name, tensor in inputs.items()}, seen)
+    if weights is not None:
+        number = {row: n for n, row in enumerate(read)}
+        which = torch.tensor([number[row] for row in rows], device=model.device)  # (R,)
+        inputs = {name: tensor[which] for name, tensor in inputs.items()}
+        ids, mask, positions = inputs.values()
+        cache.batch_select_indices(which)
+        with blocks_from(model, model.layer, seen.entering[which], seen.as_tuple), _rows_under(model, owner, weights):
+            seen = through_block(model, **inputs)
     starts = [owner.index(number) for number in range(len(facts))]
     batch = Frozen(
         model=model,
@@ -146,6 +146,7 @@ def freeze(
         positions=positions[:, before:],
         first=model.layer + 1 if above else model.layer,
         hidden=(seen.leaving if above else seen.entering)[:, before:],
+        value=seen.value[:, before:],
         as_tuple=seen.as_tuple,
         cache=_earlier(model, {name: tensor[:, :before] for name, tensor in inputs.items()}, seen, cache),
         logit_positions=logit_positions,
@@ -155,56 +156,14 @@ def freeze(
     return batch, [Keys(keys[n : n + len(templates)]) for n in starts], seen.value[starts, before].float()
 
 
-def _rows(
-    model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None
-) -> tuple[list[Row], list[int], LogitPositions]:
-    """The rows of all facts, the number of each row's fact, and the logit positions."""
-    rows: list[Row] = []
-    owner: list[int] = []
-    of_targets: list[tuple[int, int, int]] = []  # (row, column, fact)
-    of_kl: list[tuple[int, int, int]] = []
-    labels: list[int] = []
-    weights: list[float] = []
-    prefixed: list[bool] = []
-    for number, fact in enumerate(facts):
-        start = len(rows)
-        for template in templates:
-            row = read_row(model, fact, template, target=fact.target_new, leading=leading)
-            last = len(row.ids) - 1 - row.subject  # the column of the last target token, which is not read
-            of_targets += [(len(rows), column, number) for column in range(last - row.n_target, last)]
-            labels += row.ids[-row.n_target :]
-            weights += [1 / row.n_target / len(templates)] * row.n_target
-            prefixed += [len(rows) > start or len(templates) == 1] * row.n_target
-            rows.append(row)
-        bare, subject_is = rows[start], read_subject_is(model, fact, leading)
-        first_target_at_subject = len(bare.ids) - bare.n_target == bare.subject + 1  # the position of the KL term
-        shared = not first_target_at_subject and _upto_subject(subject_is) == _upto_subject(bare)
-        of_kl.append((start if shared else len(rows), 0, number))
-        rows += [] if shared else [subject_is]
-        owner += [number] * (len(rows) - start)
-    columns = [*zip(*of_targets, *of_kl, strict=True), labels]
-    at_row, at_column, of_fact, label = (torch.tensor(numbers, device=model.device) for numbers in columns)
-    weight = torch.tensor(weights, device=model.device, dtype=torch.float32)
-    after_prefix = torch.tensor(prefixed, device=model.device)
-    return rows, owner, LogitPositions(at_row, at_column, of_fact, label, weight, after_prefix)
+def _rows_under(model: Model, owner: Sequence[int], weights: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+    """Inside, W is W_b (d_v, d_k) in the rows of fact b, which lie side by side."""
+    lengths = [owner.count(number) for number in range(len(weights))]
 
+    def under(key, _value):  # (R, T, d_k)
+        return torch.cat([linear(*part, model.site.bias) for part in zip(key.split(lengths), weights, strict=True)])
 
-def _upto_subject(row: Row) -> tuple[int, ...]:
-    return row.ids[: row.subject + 1]
-
-
-def _align(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """(ids, mask, P) of the rows, (R, P + S) both, padded on both sides: each subject's last token is in column P."""
-    before = max(row.subject for row in rows)
-    read = [row.ids[:-1] if row.n_target else _upto_subject(row) for row in rows]
-    after = max(len(tokens) - row.subject for tokens, row in zip(read, rows, strict=True))
-    ids = torch.full((len(rows), before + after), pad)
-    mask = torch.zeros_like(ids)
-    for n, (tokens, row) in enumerate(zip(read, rows, strict=True)):
-        start = before - row.subject
-        ids[n, start : start + len(tokens)] = torch.tensor(tokens)
-        mask[n, start : start + len(tokens)] = 1
-    return ids.to(device), mask.to(device), before
+    return output_changed(model.site, under)
 
 
 def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> bool:

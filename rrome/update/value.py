@@ -95,14 +95,36 @@ def find_values(
     leading: str | None = None,
 ) -> list[Value]:
     """Search v_e of many facts in one batch; the result for each is that of `find_value`."""
+    values: list[Value] = []
+    for value in find_each(model, facts, templates, search, leading):
+        if isinstance(value, RromeError):
+            raise value
+        values.append(value)
+    return values
+
+
+def find_each(
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    search: Search | None = None,
+    leading: str | None = None,
+    weights: Sequence[torch.Tensor] | None = None,
+) -> list[Value | RromeError]:
+    """As `find_values`, with the error of a search that failed in its place, and with a W (d_v, d_k) for each fact."""
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's settings are
-        return _search(model, facts, templates, search or Search(**model.published), leading)
+        return _search(model, facts, templates, search or Search(**model.published), leading, weights)
 
 
 def _search(
-    model: Model, facts: Sequence[Fact], templates: Sequence[str], search: Search, leading: str | None
-) -> list[Value]:
-    batch, keys, bases = freeze(model, facts, templates, leading)
+    model: Model,
+    facts: Sequence[Fact],
+    templates: Sequence[str],
+    search: Search,
+    leading: str | None,
+    weights: Sequence[torch.Tensor] | None,
+) -> list[Value | RromeError]:
+    batch, keys, bases = freeze(model, facts, templates, leading, weights)
     scales = (bases if search.relative_to is None else batch.stream).unbind()  # (d_v,) or (d,) each
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, scales, strict=True)]
     active, initial = descents, None
@@ -121,7 +143,7 @@ def _search(
                 active[n].step(slope)
         if len(going) < len(active):
             batch, initial, active = batch.only(going), initial[going], [active[n] for n in going]
-    return [descent.value() for descent in descents]
+    return [descent.error or descent.value() for descent in descents]
 
 
 class _Descent:
@@ -130,6 +152,7 @@ class _Descent:
     def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor, scale: torch.Tensor):
         self.search, self.fact, self.keys, self.base, self.scale = search, fact, keys, base, scale
         self.hits = 0
+        self.error: RromeError | None = None
         self.delta = torch.zeros_like(base, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
         self.losses: list[float] = []
@@ -138,7 +161,8 @@ class _Descent:
     @property
     def ended(self) -> bool:
         hit = self.search.stop_hits is not None and self.hits >= self.search.stop_hits
-        return hit or len(self.losses) == self.search.evaluations or self.losses[-1] < self.search.stop_loss
+        last = len(self.losses) == self.search.evaluations
+        return self.error is not None or hit or last or self.losses[-1] < self.search.stop_loss
 
     def decay(self) -> torch.Tensor:
         """The loss's penalty on the size of delta."""
@@ -147,7 +171,8 @@ class _Descent:
     def record(self, loss: float, nll: float, missed: float) -> None:
         if not math.isfinite(loss):
             edit = f"{self.fact.rewrite!r} -> {self.fact.target_new!r}"
-            raise RromeError(f"the loss of {edit} is {loss} at evaluation {len(self.losses)}")
+            self.error = RromeError(f"the loss of {edit} is {loss} at evaluation {len(self.losses)}")
+            return
         self.hits += not missed
         self.losses.append(loss)
         self.probabilities.append(math.exp(-nll))

@@ -1,0 +1,159 @@
+"""What speed is compared with: an edit as public code makes it, all its prompts in one padded batch; and the comparison.
+
+Each evaluation is one pass of the whole model forward and back; nothing is kept from one to the next.
+
+    R, T   rows: the N rewrite prompts with their target, and "{subject} is a"; columns, padded on the right
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .. import naive
+from ..edit.editor import Editor
+from ..edit.log import EditLog
+from ..facts.fact import Fact
+from ..measure.metrics import mean
+from ..model.hooks import output_changed
+from ..model.model import Model
+from ..model.tokens import pad_right
+from ..update.rules import METHODS, RULES
+from .sequence import Checks
+from .sequential import lockstep
+from .speed import search_floor, timed
+
+COLUMNS = ["what", "seconds_batched", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
+Found = tuple[torch.Tensor, torch.Tensor, list[float]]
+
+
+def _reader(model: Model, rows: Sequence[Sequence[int]], at: Sequence[int]) -> Callable:
+    """read(delta): logits (R, T, V), keys (R, d_k) and values (R, d_v) `at` a column of each row, with delta added there."""
+    row, column = torch.arange(len(rows), device=model.device), torch.tensor(at, device=model.device)
+    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)  # (R, T)
+    lengths = torch.tensor([len(each) for each in rows], device=model.device)
+    mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).long()
+
+    def read(delta: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        seen: dict[str, torch.Tensor] = {}
+
+        def change(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:  # (R, T, d_k), (R, T, d_v)
+            seen.update(key=key[row, column].detach(), value=value[row, column].detach())
+            return value if delta is None else value.index_put((row, column), value[row, column] + delta)
+
+        with output_changed(model.site, change):
+            logits = model.lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return logits, seen["key"], seen["value"]
+
+    return read
+
+
+@torch.no_grad()
+def batched_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str = "") -> torch.Tensor:
+    """The keys of the N prompts, (N, d_k)."""
+    ids, at, _ = zip(*naive.prompts(model, fact, templates, leading), strict=True)
+    return _reader(model, ids, at)()[1]
+
+
+def batched_value(model: Model, fact: Fact, templates: Sequence[str], leading: str = "", **settings: Any) -> Found:
+    """v_e (d_v,), delta (d_v,) and the losses, with the settings of `naive.value`, whose search it is."""
+    ids, at, targets = zip(*naive.prompts(model, fact, templates, leading), strict=True)
+    kl_ids, kl_at = naive.kl_prompt(model, fact, leading)
+    read = _reader(model, [*ids, kl_ids], [*at, kl_at])
+    of_targets = [
+        (row, len(ids[row]) - len(target) + n, token, 1 / len(target) / len(targets))
+        for row, target in enumerate(targets)
+        for n, token in enumerate(target)
+    ]
+    *places, weights = zip(*of_targets, strict=True)
+    row, column, token = torch.tensor(places, device=model.device)  # (M,) each
+    weight = torch.tensor(weights, device=model.device)
+
+    def evaluate(delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = read(delta)[0]
+        picked = logits[row, column].log_softmax(-1).gather(1, token[:, None]).squeeze(1)  # (M,)
+        return -(weight * picked).sum(), logits[-1:, kl_at].log_softmax(-1)
+
+    with torch.no_grad():
+        v_0 = read()[2][0].clone()
+    return naive.descend(v_0, evaluate, **settings)
+
+
+def _batched_edit(editor: Editor, fact: Fact) -> tuple[float, float, tuple[torch.Tensor, Found]]:
+    """(seconds of the keys, seconds of the search, what they found) of the batched solver with the editor's settings."""
+    names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}  # shorter in the naive solver
+    settings = {names.get(name, name): setting for name, setting in editor.settings["search"].items()}
+    given = editor.model, fact, editor.prefixes, editor.leading or ""
+    read, keys = timed(partial(batched_keys, *given), editor.model.device)
+    searched, found = timed(partial(batched_value, *given, **settings), editor.model.device)
+    return read, searched, (keys, found)
+
+
+def against_batched(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
+    """The batched solver and the kit on one fact: the search alone, the edit under one rule, and under all eight.
+
+    Columns: what, seconds_batched, seconds_ours, ratio, relative_error (of delta, or the largest of any Delta), and
+    floor_seconds of the search. Eight rules stand beside eight searches, made once and counted eight times, and beside a
+    batched solver that shares its search as well.
+    """
+    model, device, leading = editor.model, editor.model.device, editor.leading or ""
+    read, searched, (keys, (target, delta, losses)) = _batched_edit(editor, fact)
+    made, expected = {}, {}
+    for name, choice in RULES.items():
+        given = model, fact, editor.prefixes, editor.second_moment.matrix, choice, leading, target, keys
+        made[name], expected[name] = timed(partial(naive.delta_matrix, *given), device)
+    floor = partial(search_floor, model, [fact], editor.prefixes, len(losses), editor.leading)
+    floors = [floor()]
+    value_seconds, value = timed(lambda: editor.value(fact), device)
+    floors.append(floor())  # before and after, for a machine that others use too
+    one_seconds, one = timed(lambda: editor.updates(fact, [rule]), device)
+    all_seconds, every = timed(lambda: editor.updates(fact, list(RULES)), device)
+    solving, n, both = sum(made.values()), len(RULES), read + searched
+    error = max(_error(every[name].matrix(), expected[name]) for name in RULES)
+    rows = [
+        ("search of v_e", searched, value_seconds, _error(value.delta, delta)),
+        (f"one edit, {rule}", both + made[rule], one_seconds, _error(one[rule].matrix(), expected[rule])),
+        (f"one edit, all {n} rules, against {n} searches", n * both + solving, all_seconds, error),
+        (f"one edit, all {n} rules, against one search", both + solving, all_seconds, error),
+    ]
+    return _compared([(*row, sum(floors) / 2) for row in rows])
+
+
+def lockstep_speed(editor: Editor, facts: Sequence[Fact], sequences: Sequence[int] = (1, 3, 12)) -> pd.DataFrame:
+    """Seconds per edit of so many sequences in lockstep, measured and logged, beside one edit of the batched solver.
+
+    The sequences edit the facts in their order under the first rules of RULES and METHODS. Columns as in `against_batched`;
+    relative_error is that of the first sequence's last Delta, against the first of `sequences`.
+    """
+    device, _ = editor.model.device, editor.second_moment.eigen  # made once, for the methods
+    theirs = mean([sum(_batched_edit(editor, fact)[:2]) for fact in facts])
+    checks, rows, expected = Checks(every=len(facts), retest=False), [], None
+    for n in sequences:
+        with TemporaryDirectory() as scratch:
+            given = {"facts": facts, "checks": checks}
+            runs = {rule: given | {"rule": rule, "folder": Path(scratch, rule)} for rule in [*RULES, *METHODS][:n]}
+            seconds, made = timed(partial(lockstep, editor, runs, progress=False), device)
+            first = next(iter(made.values()))
+            update = EditLog(Path(scratch, next(iter(runs)))).update(len(facts))
+        delta = torch.zeros(1) if update is None else update.matrix()
+        expected = delta if expected is None else expected
+        floors = [
+            search_floor(editor.model, [fact] * n, editor.prefixes, int(steps) + 1, editor.leading) / n
+            for fact, steps in zip(facts, first.edits["steps"], strict=True)
+        ]
+        what = f"an edit in {n} sequence{'s' if n > 1 else ''}"
+        rows.append((what, theirs, seconds / n / len(facts), _error(delta, expected), mean(floors)))
+    return _compared(rows)
+
+
+def _compared(rows: Sequence[tuple]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["what", "seconds_batched", "seconds_ours", "relative_error", "floor_seconds"])
+    return table.assign(ratio=table["seconds_batched"] / table["seconds_ours"])[COLUMNS]
+
+
+def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((ours.cpu() - expected.cpu()).norm() / expected.norm()).item()

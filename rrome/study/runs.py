@@ -1,0 +1,93 @@
+"""The tables of sequential studies, as they are made or read from disk.
+
+edits         one row per edit: its update, |Delta| before and after, and the metrics of the edit just made
+checkpoints   one row every so many edits, from 0 = the unedited model: earlier edits re-tested, perplexity, tasks
+final         one row per fact: the metrics of each edit in the model after the last edit
+
+An edited model is broken when its perplexity on a probe text exceeds `times` the unedited model's (the criterion of Yang et
+al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..edit.log import EditLog
+from ..store.disk import RromeError
+from ..store.journal import find_study, read_journal
+from .single import as_table
+
+CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
+TIMES = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class SequentialRun:
+    """The three tables of a run (see the module), and the folder of its log."""
+
+    edits: pd.DataFrame
+    checkpoints: pd.DataFrame
+    final: pd.DataFrame
+    folder: Path | None = None
+
+
+def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
+    """The tables of a run on disk as far as it has come, without a model.
+
+    `folder` is the run's own, or one that holds one run with the `known` settings. RromeError where there is none.
+    """
+    folder = Path(folder)
+    if known:
+        folder = find_study("sequential", folder, **known).parent
+    log = EditLog(folder)
+    (settings, checkpoints), (_, final) = (read_journal(folder / name) for name in (CHECKPOINTS, FINAL))
+    if not checkpoints:
+        raise RromeError(f"the run in {folder} has measured nothing yet: wait for its first checkpoint")
+    return tables(folder, len(log), settings["every"], log.rows, checkpoints, final)
+
+
+def tables(
+    folder: Path, n: int, every: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
+) -> SequentialRun:
+    """The tables of the first n edits; the last checkpoint of a run that was prolonged is left out."""
+    due = [row for row in checkpoints if row["edits"] == n or (row["edits"] < n and row["edits"] % every == 0)]
+    rows = []
+    for row in edits[:n]:
+        asked = row["fact"]["requested_rewrite"]
+        about = {"case_id": row["fact"]["case_id"], "prompt": asked["prompt"], "target_new": asked["target_new"]["str"]}
+        rows.append(row | about)
+    return SequentialRun(
+        as_table(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
+        as_table(sorted(due, key=lambda row: row["edits"])),
+        as_table([row for row in final if row["of"] == n]),
+        folder,
+    )
+
+
+def broken(perplexity: pd.Series, unedited: float, times: float = TIMES) -> pd.Series:
+    """Whether each edited model is broken; one whose perplexity is NaN is."""
+    return ~(perplexity <= times * unedited)
+
+
+def collapse_edit(edits: pd.DataFrame, unedited: float, times: float = TIMES) -> int | None:
+    """The first edit (from 1) after which the model is broken; None if there is none."""
+    if "perplexity" not in edits:
+        raise RromeError("the run has no perplexity after each edit: give Checks a probe")
+    after = edits.loc[broken(edits["perplexity"], unedited, times), "edit"]
+    return None if after.empty else int(after.iloc[0])
+
+
+def disabling_edits(edits: pd.DataFrame, times: float = 5.0) -> pd.DataFrame:
+    """The edits whose own |Delta| is above `times` the run's median."""
+    return edits[edits["delta"] > times * edits["delta"].median()]
+
+
+def curve(edits: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
+    """One row per number of edits from 0: cumulative |Delta|, perplexity, and at checkpoints one column per task."""
+    steps = pd.DataFrame({"edits": [0, *edits["edit"]], "delta": [0.0, *edits["delta_after"]]})
+    steps["perplexity"] = [checkpoints.set_index("edits")["perplexity"][0], *edits["perplexity"]]
+    measured = checkpoints.drop(columns=["delta", "perplexity", "texts"], errors="ignore")
+    return steps.merge(measured, on="edits", how="left")
