@@ -29,7 +29,8 @@ def draw_facts(
     Each fact keeps at most `n_prompts` generation prompts.
     """
     ordinary, first = strata(model, load_facts(dataset, n=n_known), n_ordinary, n_first_token, seed=seed)
-    drawn = ordinary + first + load_facts("companies", n=n_companies, seed=seed)
+    companies = load_facts("companies", n=n_companies, seed=seed) if n_companies else []
+    drawn = ordinary + first + companies
     return [replace(fact, generation=fact.generation[:n_prompts]) for fact in drawn]
 
 
