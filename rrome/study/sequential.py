@@ -28,10 +28,11 @@ from ..store.disk import RromeError
 from ..store.journal import Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.keys import Keys, facts_keys
-from ..update.rules import Rule, rule_named
+from ..update.rules import Rule, rules_named
 from .single import as_table, described, study_settings
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
+FOUND = ("probability", "steps", "denominator", "delta_frobenius", "delta")  # of an edit that did not fail
 TIMES = 2.0
 
 
@@ -89,10 +90,10 @@ def sequential_edits(
     an edited model, other settings or facts in the folder, or a fact that cannot be edited or measured.
     """
     editor.model.record.refuse_edits("a sequential study")
-    checks, (name, rule) = checks or Checks(), rule_named(rule)
+    checks, ((name, rule),) = checks or Checks(), rules_named([rule], remembering=False).items()
     facts = list(facts)
     settings = described(study_settings(editor) | {"rule": name} | checks.settings, about)
-    check_prompts(editor.model, facts)
+    check_prompts(editor.model, facts, 0, editor.prefixes, editor.leading)
     first = {"first_fact": facts[0].to_record() if facts else None}
     folder = Path(folder or study_path("sequential", settings | first, within))
     keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
@@ -137,6 +138,7 @@ def _edit(editor: Editor, fact: Fact, keys: Keys, rule: Rule, checks: Checks, lo
     model, update = editor.model, None
     row: dict[str, Any] = {"rule": rule.name, "delta_before": model.edits.size}
     row |= {"position": subject_position(model, fact), "error": None, "cosine": keys.cosine}
+    row |= dict.fromkeys(FOUND)
     try:
         solution = editor.solve(fact)  # with keys of its own batch, so that a resumed run is bit-identical
         update = solution.update(rule)
