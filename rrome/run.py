@@ -30,7 +30,13 @@ def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
     if not file.exists():
         there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise RromeError(f"there is no profile {profile!r} in {file.parent}: choose one of {there}")
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    try:
+        sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RromeError(f"{file} is not YAML: {error}") from error
+    if not isinstance(sections, dict) or not all(isinstance(each, dict | None) for each in sections.values()):
+        raise RromeError(f"{file} must hold, for `all` and for notebooks by name, parameters as NAME: VALUE")
+    return sections
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:

@@ -15,6 +15,11 @@ MEASURED = [fact for fact in FACTS if fact.target_true]
 FEW = {"rules": ["rome"], "measures": study.Measures(n_generated=0)}
 
 
+def test_facts_are_drawn_without_companies_unless_they_are_asked_for(tiny):
+    drawn = study.draw_facts(tiny, "world", n_known=50, n_ordinary=3, n_first_token=0)
+    assert len(drawn) == 3
+
+
 def test_a_longer_sequence_begins_with_the_shorter_one():
     long = draw_sequence("world", n_known=50, n_edits=20, order=3)
     assert draw_sequence("world", n_known=50, n_edits=5, order=3) == long[:5]

@@ -126,3 +126,78 @@ def test_iterators_are_as_good_as_lists_and_single_texts_are_refused(editor, tmp
 
 def test_a_number_of_numpy_is_a_case_id(tmp_path):
     assert Fact("{} is", "Italy", "Rome", case_id=np.int64(3)).to_record()["case_id"] == 3
+
+
+def test_training_mode_and_autocast_are_refused_where_they_would_change_numbers_unseen(editor, tiny, texts):
+    tiny.lm.train()
+    try:
+        with pytest.raises(RromeError, match="training mode.*eval"):
+            editor.update(FACTS[0], "rome")
+    finally:
+        tiny.lm.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for work in (
+            lambda: editor.update(FACTS[0], "rome"),
+            lambda: rrome.second_moment(tiny, texts, None, cache=False),
+            lambda: rrome.measure.perplexity(tiny, texts),
+        ):
+            with pytest.raises(RromeError, match="autocast"):
+                work()
+
+
+def test_one_text_is_one_text_for_perplexity_too(tiny, texts):
+    assert rrome.measure.perplexity(tiny, texts[0]) == rrome.measure.perplexity(tiny, texts[:1])
+
+
+def test_no_tokens_to_choose_from_are_refused_not_taken_for_one(tiny):
+    with pytest.raises(RromeError, match="top_k"):
+        rrome.generate(tiny, ["The old"], 4, top_k=0)
+
+
+def test_settings_that_turn_the_search_around_are_refused():
+    for wrong in ({"clamp": -1.0}, {"learning_rate": -0.5}, {"clamp": np.nan}):
+        with pytest.raises(RromeError, match="learning rate"):
+            rrome.Search(**wrong)
+
+
+def test_no_facts_are_no_solutions(editor):
+    assert editor.solve_all([]) == []
+
+
+def test_a_layer_of_numpy_is_a_layer(tiny):
+    assert type(tiny.at_layer(np.int64(2)).layer) is int
+
+
+def test_two_rules_of_one_name_and_keys_that_no_journal_holds_are_refused(editor, tmp_path):
+    holding = editor.remembering("memit-seq", FACTS[1:3])
+    with pytest.raises(RromeError, match="two different rules"):
+        editor.updates(FACTS[0], ["memit-seq", holding])
+    for study in (
+        lambda: rrome.single_edits(editor, MEASURED[:1], tmp_path / "rows.jsonl", rules=[holding]),
+        lambda: rrome.sequential_edits(editor, MEASURED[:1], tmp_path / "run", rule=holding),
+    ):
+        with pytest.raises(RromeError, match="remembers 2 keys"):
+            study()
+
+
+def test_a_method_that_can_write_nothing_here_is_refused(tiny, editor):
+    moment = replace(editor.second_moment, matrix=editor.second_moment.matrix * 1e6)
+    with pytest.raises(RromeError, match="no direction.*scaled"):
+        rrome.Editor(tiny, moment, prefixes=editor.prefixes).update(FACTS[0], "alphaedit")
+
+
+def test_a_prompt_too_long_with_its_prefixes_is_refused_before_any_edit(editor, tmp_path):
+    long = replace(MEASURED[0], prompt="a " * 240 + "{} is in")
+    for study in (
+        lambda: rrome.single_edits(editor, [MEASURED[1], long], tmp_path / "rows.jsonl", rules=["rome"]),
+        lambda: rrome.sequential_edits(editor, [MEASURED[1], long], tmp_path / "run"),
+    ):
+        with pytest.raises(RromeError, match="too long"):
+            study()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_failed_edits_has_its_columns(tiny, editor, tmp_path):
+    guarded = rrome.Editor(tiny, editor.second_moment, editor.prefixes, max_amplification=1e-9)
+    edits = rrome.sequential_edits(guarded, MEASURED[:2], tmp_path).edits
+    assert edits["error"].notna().all() and edits[["delta", "delta_frobenius", "denominator"]].isna().all(axis=None)

@@ -76,6 +76,9 @@ def test_a_run_uses_this_interpreters_kernel_whatever_jupyter_finds(project, tmp
         ("01_small: {rate: 1e-3}", "rate must be float like its default 0.5, not '1e-3'"),
         ("01_small: {seed: 1.5}", "seed must be int"),
         ("all: {seed: true}", "seed must be int"),
+        ("[1, 2]", "laptop.yaml must hold"),
+        ("01_small: 3", "laptop.yaml must hold"),
+        ("all: {b", "laptop.yaml is not YAML"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(project, tmp_path, profile, message):

@@ -172,3 +172,53 @@ def test_an_update_goes_into_the_matrix_it_was_made_for(model, editor, tmp_path)
     lm.get_input_embeddings().weight.data += 1
     with pytest.raises(RromeError, match="was made for .* make it anew"):
         rrome.wrap(lm, model.tokenizer, 1).edits.put(update)
+
+
+def test_an_interrupted_change_of_w_is_undone(model, editor):
+    first, second = (editor.update(fact, "rome") for fact in FACTS[:2])
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(second, name)
+
+        def add_to(self, site):
+            raise KeyboardInterrupt
+
+    for start in ([], [first]):
+        model.edits.set(start)
+        before = model.site.weight.clone()
+        with pytest.raises(KeyboardInterrupt):
+            model.edits.set([second, Interrupted()])
+        assert model.edits.updates == tuple(start) and torch.equal(model.site.weight, before)
+        model.edits.verify()
+
+
+def test_an_update_of_another_layer_is_neither_measured_nor_logged(model, editor, tmp_path):
+    update, other = editor.update(FACTS[0], "rome"), model.at_layer(2)
+    with pytest.raises(RromeError, match="was made for"):
+        rrome.measure.target_nll(other, ["The old town"], ["river"], [update])
+    with EditLog(tmp_path, other) as log, pytest.raises(RromeError, match="was made for"):
+        log.append(update, FACTS[0])
+    assert len(EditLog(tmp_path)) == 0
+
+
+def test_c_0_of_a_model_that_differs_in_one_weight_is_not_taken_from_the_cache(model, texts, no_cache):
+    rrome.second_moment(model, texts, None)
+    changed = copy.deepcopy(model.lm)
+    del changed.rrome_record
+    weight = changed.get_submodule(model.at_layer(0).site.path).weight
+    with torch.no_grad():
+        weight[5, 3] = 50.0
+    other = rrome.wrap(changed, model.tokenizer, 1, name=model.name)
+    assert other.fingerprint == model.fingerprint  # which reads samples
+    with pytest.warns(UserWarning, match="differs in a few weights"):
+        found = rrome.second_moment(other, texts, None)
+    assert torch.equal(found.matrix, rrome.second_moment(other, texts, None, cache=False).matrix)
+
+
+def test_a_text_ends_where_a_collapsed_model_has_no_probabilities(model, editor):
+    update = editor.update(FACTS[0], "rome")
+    whole = rrome.generate(model, ["The old"], 5)
+    with rrome.measure.rowwise(model, [None, replace(update, left=update.left * torch.nan)]):
+        assert rrome.generate(model, ["The old"] * 2, 5)[1] == ""
+    assert rrome.generate(model, ["The old"], 5) == whole

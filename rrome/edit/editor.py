@@ -17,7 +17,7 @@ from ..model.model import Model
 from ..model.tokens import check_templates, sample_prefixes
 from ..store.disk import RromeError
 from ..update.keys import Keys, fact_keys
-from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named
+from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named, rules_named
 from ..update.second_moment import SecondMoment, second_moment_from
 from ..update.value import Search, Value, find_each, find_values
 from .adapter import save_adapter, save_merged
@@ -151,7 +151,7 @@ class Editor:
 
     def updates(self, fact: Fact, rules: Sequence[str | Rule]) -> dict[str, RankOneUpdate]:
         """One update per rule, by name, from the same keys and the same value."""
-        chosen = dict(map(rule_named, rules))
+        chosen = rules_named(rules)
         if self.max_amplification is not None:
             self._guard(fact, fact_keys(self.model, fact, self.prefixes, self.leading), list(chosen.values()))
         solution = self.solve(fact)

@@ -38,6 +38,7 @@ class EditLog:
         else:
             model.record.refuse_edits("a log of edits in this one", but=model.edits)
             self.settings = {"model": model.fingerprint, "layer": model.layer, **(settings or {})}
+            self._edits = model.edits
             self._journal = Journal(self.folder / LINES, self.settings)
             self._rows = self._journal.rows
 
@@ -57,8 +58,12 @@ class EditLog:
         return tuple(self._rows)
 
     def store(self, update: RankOneUpdate) -> RankOneUpdate:
-        """Write the factors of the next edit and return them memory-mapped; it counts once `append` has written its line."""
+        """Write the factors of the next edit and return them memory-mapped; it counts once `append` has written its line.
+
+        RromeError for an update that cannot be put into the model: of another one, or with NaN.
+        """
         self._writable()
+        self._edits.check(update)
         update.save(self._next_file)
         return RankOneUpdate.load(self._next_file)
 
@@ -78,7 +83,7 @@ class EditLog:
         }
         if update is not None:
             if not stored:
-                update.save(self._next_file)
+                self.store(update)
             row |= {"rule": update.rule, "file": self._next_file.name, "sha256": file_sha256(self._next_file)}
         journal.append(row | measured | {"fact": fact.to_record()})
 

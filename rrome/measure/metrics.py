@@ -212,8 +212,7 @@ def score_interval(area: float, positive: int, negative: int) -> tuple[float, fl
     """The ends of an AUC's 95 % score interval, which like Wilson's has a width also at 1 (Newcombe 2006, method 5)."""
     t, n = np.linspace(0, 1, 10_001), (positive + negative) / 2 - 1
     variance = t * (1 - t) * (1 + n * (1 - t) / (2 - t) + n * t / (1 + t)) / (positive * negative)
-    inside = t[(area - t) ** 2 <= 1.96**2 * variance]
-    return inside.min(), inside.max()
+    return (inside := t[(area - t) ** 2 <= 1.96**2 * variance]).min(), inside.max()
 
 
 def roc_area(size: np.ndarray, came: np.ndarray) -> np.ndarray:
@@ -232,9 +231,7 @@ def survival(runs: pd.DataFrame) -> pd.DataFrame:
     for rule, here in runs.groupby("rule", sort=False):
         times = stats.CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
         estimate = stats.ecdf(times).sf
-        with warnings.catch_warnings(
-            action="ignore", category=RuntimeWarning
-        ):  # no interval where none, or all, collapse
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where none, or all, collapse
             ends = estimate.confidence_interval(method="log-log")
         points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
         columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
@@ -242,14 +239,12 @@ def survival(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)
 
 
-def largest_difference(
-    again: pd.DataFrame, stored: pd.DataFrame, columns: Sequence[str], on: Sequence[str]
-) -> pd.Series:
+def largest_difference(again: pd.DataFrame, stored: pd.DataFrame, columns: list[str], on: list[str]) -> pd.Series:
     """Per column the largest |again - stored| / |stored| over the rows of `again`, matched by `on`; NaN where both are is 0.
 
     A row without a counterpart, or a number where the other has none, differs infinitely.
     """
-    pairs = again[[*on, *columns]].merge(stored[[*on, *columns]], "left", on=list(on), suffixes=("", "_stored"))
-    here, there = pairs[[*columns]], pairs[[f"{name}_stored" for name in columns]].set_axis([*columns], axis=1)
+    pairs = again[[*on, *columns]].merge(stored[[*on, *columns]], "left", on=on, suffixes=("", "_stored"))
+    here, there = pairs[columns], pairs[[f"{name}_stored" for name in columns]].set_axis(columns, axis=1)
     apart = (here - there).abs() / there.abs().clip(lower=1e-12)
     return apart.mask(here.isna() & there.isna(), 0).fillna(math.inf).max()

@@ -27,7 +27,12 @@ _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the 
 
 @contextlib.contextmanager
 def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[None]:
-    """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited."""
+    """Inside, row b of a batch of len(updates) rows is computed as if updates[b] were in W; None leaves it unedited.
+
+    RromeError for an update that was made for another model or layer.
+    """
+    for update in filter(None, updates):
+        model.edits.check_origin(update)
     d_v, d_k = model.site.weight.shape
     none = torch.zeros(d_v, dtype=torch.float32), torch.zeros(d_k, dtype=torch.float32)
     factors = [none if update is None else (update.left.cpu(), update.right.cpu()) for update in updates]
@@ -165,7 +170,7 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
 def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, progress: bool | None = False) -> float:
     """exp(mean NLL per token) over the first `n_tokens` tokens of the texts, in windows of 512 that each start afresh."""
     windows, window = [], min(WINDOW, model.context)
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         ids = model.encode(text)
         windows += [ids[start : start + window] for start in range(0, len(ids), window)]
         if sum(map(len, windows)) >= n_tokens:

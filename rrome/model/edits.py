@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from ..store.disk import RromeError
+from ..store.disk import RromeError, digest
 from .site import EditSite, blocks_of, find_site
 
 ROWS = 256  # of W that are read at a time
@@ -118,6 +118,7 @@ class Edits:
     def set(self, updates: Sequence[Update]) -> None:
         """W becomes the original plus exactly these updates; those after the ones that are in W already are just added."""
         self.verify()
+        before = self._updates
         there = len(self._updates)
         if len(updates) < there or not all(map(_same, self._updates, updates)):
             there = 0
@@ -125,25 +126,37 @@ class Edits:
             self.check(update)
         if self._original is None and updates:
             self._original = self._site.weight.clone()
-        elif self._original is not None and not there:
-            self._site.weight.copy_(self._original)
-        self._updates = self._updates[:there]
-        for update in updates[there:]:
-            update.add_to(self._site)
-            self._updates.append(update)
+        try:
+            self._add(updates, there)
+        except BaseException:  # an interrupt, or no memory: W is again what it was
+            self._add(before, 0)
+            self._original = self._original if before else None
+            raise
         if not updates:
             self._original = None
         self._checksum = checksum(self._site.weight)
 
-    def check(self, update: Update) -> None:
-        """RromeError for an update of another shape, or with NaN or infinity."""
-        weight, left, right = self._site.weight, update.left, update.right
+    def _add(self, updates: Sequence[Update], there: int) -> None:
+        """W becomes the original plus these updates, of which the first `there` are in it."""
+        if self._original is not None and not there:
+            self._site.weight.copy_(self._original)
+        for update in updates[there:]:
+            update.add_to(self._site)
+        self._updates = list(updates)
+
+    def check_origin(self, update: Update) -> None:
+        """RromeError for an update that was made for another W."""
         origin = getattr(update, "origin", None)
         if origin not in (None, (self._fingerprint, self._site.path)):
             raise RromeError(
                 f"the update of {update.subject!r} was made for {origin[1]} of model {origin[0]}, not for {self._site.path} of "
                 f"{self._fingerprint}: make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
             )
+
+    def check(self, update: Update) -> None:
+        """RromeError for an update of another W or shape, or with NaN or infinity."""
+        self.check_origin(update)
+        weight, left, right = self._site.weight, update.left, update.right
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
             raise RromeError(
                 f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
@@ -177,6 +190,7 @@ class Record:
     fingerprint: str
     edits: dict[str, Edits]
     sums: dict[str, int] = field(repr=False)
+    mark: str = ""  # of all weights as they were loaded, of which the fingerprint reads samples
 
     @property
     def edited(self) -> list[Edits]:
@@ -211,6 +225,7 @@ def record_of(lm: PreTrainedModel) -> Record:
                 site = find_site(lm, layer)
                 record.edits[site.path] = Edits(site, record.fingerprint)
         record.sums = _sums(record)
+        record.mark = digest(record.sums, [edits.state for edits in record.edits.values()])
     return record
 
 

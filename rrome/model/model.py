@@ -1,13 +1,14 @@
 """The language model with its tokenizer, edit site and edits, and text generation."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..store.disk import RromeError, digest
 from .edits import Edits, Record, record_of
@@ -79,14 +80,23 @@ class Model:
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The token ids of a text, with the special ones that the tokenizer adds or without.
 
-        RromeError for a token, added to the tokenizer, that the model has no embedding of.
+        RromeError for a token, added to the tokenizer, that the model has no embedding of, and as `check_tokens`.
         """
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         self.check_tokens(ids, text)
         return ids
 
     def check_tokens(self, ids: Sequence[int], text: str) -> None:
-        """RromeError for a token id that the model has no embedding of."""
+        """RromeError for a token id that the model has no embedding of, or where something makes other numbers of all.
+
+        Everything that reads a text comes through here: dropout and autocast would change keys, C_0 and measures unseen.
+        """
+        if self.lm.training:
+            raise RromeError(f"{self.name} is in training mode, where dropout is random: call model.lm.eval() first")
+        if torch.is_autocast_enabled(self.device.type):
+            raise RromeError(
+                f"torch.autocast rounds all numbers of {self.name}: leave it, and load in the dtype you want"
+            )
         if (largest := max(ids, default=0)) >= rows_of(self.lm):
             token = self.tokenizer.convert_ids_to_tokens(largest)
             what = f"{self.name} has no embedding of the token {token!r} in {text[:80]!r}"
@@ -164,17 +174,21 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     """Continue each prompt by exactly `n_tokens` tokens (no end of text), in one batch; returns the continuations alone.
 
     `top_k` = 1 is greedy, else samples among the k likeliest tokens from `seed`; torch's global random state stays. The
-    model's own generation settings (a repetition penalty, say) are not used. Raises RromeError for a prompt that is empty,
-    or that does not fit into the model's context with the new tokens.
+    model's own generation settings (a repetition penalty, say) are not used. Where a collapsed model's probabilities are
+    no numbers any more, its text ends. Raises RromeError for a prompt that is empty, or that does not fit into the model's
+    context with the new tokens.
     """
     if isinstance(prompts, str):
         raise RromeError(f"generate takes a list of prompts, not the single text {prompts!r}")
+    if top_k < 1:
+        raise RromeError(f"top_k is the number of tokens to choose from, at least 1 (greedy), not {top_k}")
     for prompt in prompts:
         check_generation(model, prompt, n_tokens)
     if not prompts or n_tokens < 1:
         return [""] * len(prompts)
     batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
     sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
+    numbers = _Numbers(batch.input_ids.shape[1])
     own = [] if model.device.type == "cpu" else [model.device]  # whose random state a seed changes, beside the CPU's
     with torch.random.fork_rng(own, device_type=model.device.type), _plain_generation(model.lm):
         torch.manual_seed(seed)
@@ -185,11 +199,24 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             min_new_tokens=n_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
             do_sample=top_k > 1,
-            remove_invalid_values=True,  # a model of NaN is sampled from as one that knows nothing
+            logits_processor=[numbers],
             **sampling,
         )
-    new_tokens = tokens[:, batch.input_ids.shape[1] :]  # (B, n_tokens)
+    ends = numbers.ends.tolist()  # per prompt, after how many new tokens there were no numbers
+    new_tokens = [row[:end] for row, end in zip(tokens[:, batch.input_ids.shape[1] :].tolist(), ends, strict=True)]
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+
+
+class _Numbers(LogitsProcessor):
+    """Replaces scores (B, V) that hold NaN or infinity, of which torch cannot sample, and keeps where they began."""
+
+    def __init__(self, prompt: int):
+        self.prompt, self.ends = prompt, torch.tensor(sys.maxsize)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        lost = ~scores.amax(1).isfinite()  # (B,); a token that is ruled out has -infinity
+        self.ends = torch.where(lost, input_ids.shape[1] - self.prompt, sys.maxsize).minimum(self.ends.to(lost.device))
+        return cast(torch.FloatTensor, scores.masked_fill(lost[:, None], 0))
 
 
 def check_generation(model: Model, prompt: str, n_tokens: int) -> None:

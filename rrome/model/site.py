@@ -8,6 +8,7 @@ the loaded modules, so a family needs no entry of its own (tests/families.py lis
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
 def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
     """The edit site of block `layer` (0-based), or RromeError for a layer out of range or an unknown MLP."""
     blocks = blocks_of(lm)
-    if not isinstance(layer, int) or not 0 <= layer < len(blocks):
+    if not isinstance(layer, Integral) or not 0 <= layer < len(blocks):
         raise RromeError(f"layer {layer!r} is out of range: {type(lm).__name__} has layers 0 to {len(blocks) - 1}")
     names = dict(blocks[layer].named_modules())
     path = next((path for path in DOWN_PROJECTIONS if isinstance(names.get(path), (nn.Linear, Conv1D))), None)
@@ -77,4 +78,4 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
         remedy = "load the model in float32, bfloat16 or float16"
         raise RromeError(f"{path} of {type(lm).__name__} is stored as {dtype}, which cannot be edited: {remedy}")
     full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
-    return EditSite(layer=layer, path=full_path, block=blocks[layer], module=module)
+    return EditSite(layer=int(layer), path=full_path, block=blocks[layer], module=module)

@@ -125,10 +125,13 @@ def _read(model: Model, prompt: str, target: str, separator: str) -> tuple[list[
     return ids, spans, n_target
 
 
-def check_prompts(model: Model, facts: Sequence[Fact], n_generated: int = 0) -> None:
+def check_prompts(
+    model: Model, facts: Sequence[Fact], n_generated: int = 0, templates: Sequence[str] = (), leading: str | None = None
+) -> None:
     """RromeError for a fact without a true answer, or with a prompt that the model cannot read.
 
-    With `n_generated` above 0 its generation prompts, continued by so many tokens, are checked too.
+    With `n_generated` above 0 its generation prompts, continued by so many tokens, are checked too. `templates` and
+    `leading` are those of the search, in which the longest prompts are read.
     """
     for fact in facts:
         try:
@@ -136,6 +139,8 @@ def check_prompts(model: Model, facts: Sequence[Fact], n_generated: int = 0) -> 
                 check_generation(model, prompt, n_generated)
         except RromeError as error:
             raise RromeError(f"{fact.rewrite!r}: {error}") from error
+        for template in templates:
+            read_row(model, fact, template, target=fact.target_new, leading=leading)
         for prompt in (fact.rewrite, *fact.paraphrases, *fact.neighbourhood):
             for target in (fact.target_new, fact.answer):
                 with_target(model, prompt, target, fact.separator)

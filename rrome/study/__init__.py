@@ -3,7 +3,7 @@
 from ..measure.metrics import survival
 from .baseline import against_batched, lockstep_speed
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
-from .claims import Evidence, scorecard
+from .claims import scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe, strata
 from .examples import compute_updates, memory_errors, playground, sizes, what_it_says
 from .layer import SHOWN, choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
@@ -12,7 +12,7 @@ from .sequence import Checks
 from .sequential import lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import edit_memory, scaling, stages
-from .verdicts import as_markdown, verdicts
+from .verdicts import Evidence, as_markdown, verdicts
 
 __all__ = [
     "SHOWN",

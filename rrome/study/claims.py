@@ -4,21 +4,19 @@ Several facts can be about one subject, and they are not independent. So interva
 one of its edits breaks the model, and has the median of its sizes and entropies and the mean of its ES, PS and NS.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..measure.metrics import NOTHING, Found, auc, interval, paired_differences, share
-from ..store.disk import RromeError
-from ..update.rules import NAMED_RULES, RULES
+from ..measure.metrics import NOTHING, auc, interval, share
+from ..update.rules import RULES
 from .examples import memory_errors
-from .runs import TIMES, SequentialRun, broken, collapse_edit
+from .runs import TIMES
 from .verdicts import MINIMUM as MINIMUM
-from .verdicts import Statement, tabulate
+from .verdicts import Evidence, Statement, premise, supporting, tabulate
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
 HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
@@ -29,50 +27,7 @@ ONE_CLUSTER = 2  # two groups of sizes are one cluster when their medians differ
 RARE = 5  # per cent: "no outliers"
 COMPARABLE = 5  # points of a hundred
 JUMP = 5  # the own |Delta| of an edit of a sequence is above so many times the median
-WORST = 1e30  # stands for a perplexity that is no number any more
 EXACT = 1e-4  # relative error at which a constraint counts as met, in float32
-supporting, premise = partial(Statement, role="supporting"), partial(Statement, role="premise")
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What the verdicts are computed from: the single-edit study's rows and one sequential run per rule."""
-
-    single: pd.DataFrame
-    runs: Mapping[str, SequentialRun]
-
-    def __post_init__(self):
-        studies = {"single-edit": (NAMED_RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
-        for name, (wanted, here) in studies.items():
-            if missing := [rule for rule in wanted if rule not in here]:
-                raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
-
-    def edits(self, rule: str) -> pd.DataFrame:
-        """The single edits of one rule by fact; `broken` says whether an edit broke the model."""
-        before = self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
-        here = self.single[self.single["rule"].eq(rule)].set_index("fact")
-        return here.assign(broken=broken(here["perplexity"], before))
-
-    def difference(self, rule: str, baseline: str, name: str) -> tuple[Found, int]:
-        """A measure of one rule minus another's on facts with something before the subject's last token, and its n."""
-        ordinary = self.single[self.single["position"].gt(0)].groupby(["rule", "subject"])[["ES", "PS", "NS"]].mean()
-        found = paired_differences(ordinary.rename_axis(["rule", "fact"]).reset_index(), rule, baseline, [name])
-        measured = ordinary.loc[rule, ["ES", "PS", "NS"] if name == "S" else [name]].dropna()
-        return tuple(found.loc[name]), len(measured)
-
-    def ratios(self, rule: str) -> pd.Series:
-        """Perplexity after each edit of a run over its start, by the edit's number from 1."""
-        run = self.runs[rule]
-        after = run.edits.set_index("edit")["perplexity"] / run.checkpoints["perplexity"].iloc[0]
-        return after.fillna(np.inf).clip(upper=WORST)
-
-    def collapse(self) -> tuple[int | None, Statement]:
-        """The edit after which ROME's run is broken, and that there is one, as a premise."""
-        run = self.runs["rome"]
-        came, ratios = collapse_edit(run.edits, run.checkpoints["perplexity"].iloc[0]), self.ratios("rome")
-        note = f"first after edit {came} of {len(ratios)}" if came else f"not within {len(ratios)} edits"
-        says = f"ROME's run raises perplexity more than {TIMES:g} times, at its highest"
-        return came, premise(says, "above", TIMES, (ratios.max(),), note=note)
 
 
 def _per_cent(yes: pd.Series) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..edit.editor import Editor
 from ..facts.fact import Fact
 from ..store import RromeError, bar
 from ..store.journal import differences
-from ..update.rules import NAMED_RULES, RULES, Rule, rule_named
+from ..update.rules import NAMED_RULES, RULES, Rule, rule_named, rules_named
 from . import sequential, single
 from .runs import SequentialRun
 from .sequence import Checks
@@ -37,7 +37,7 @@ def single_edits(
     rules: Sequence[str | Rule] = tuple(RULES), measures: single.Measures | None = None, at_once: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
-    measures, chosen = measures or single.Measures(), dict(map(rule_named, rules))
+    measures, chosen = measures or single.Measures(), rules_named(rules, remembering=False)
     with _workers(cluster, make_editor, facts, measures.n_generated) as (run, settings, lengths, suited):
 
         def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:

@@ -18,9 +18,11 @@ from ..model.tokens import check_prompts, subject_position
 from ..store.disk import RromeError
 from ..store.journal import Journal, study_path
 from ..store.progress import bar
-from ..update.rules import Rule, rule_named
+from ..update.rules import Rule, rules_named
 from .runs import CHECKPOINTS, FINAL, SequentialRun, tables
 from .single import described, study_settings
+
+FOUND = ("probability", "steps", "denominator", "delta_frobenius", "delta")  # of an edit that did not fail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,9 @@ class EditSequence:
         about: Mapping[str, Any] | None = None,
     ):
         self.editor, self.model, self.facts, self.checks = editor, editor.model, list(facts), checks or Checks()
-        name, self.rule = rule_named(rule)
+        ((name, self.rule),) = rules_named([rule], remembering=False).items()
         self.settings = described(study_settings(editor) | {"rule": name} | self.checks.settings, about)
-        check_prompts(editor.model, self.facts)
+        check_prompts(editor.model, self.facts, 0, editor.prefixes, editor.leading)
         first = {"first_fact": self.facts[0].to_record() if self.facts else None}
         self.folder = Path(folder or study_path("sequential", self.settings | first, within))
         self.branch, self.made = Branch(editor.model), 0
@@ -108,16 +110,14 @@ class EditSequence:
             elif (update := self.log.update(self.made + 1)) is not None:
                 self.editor.apply(update)
             if self.rule.remembers and self.log.rows[self.made].get("delta_frobenius"):
-                self.rule.add(
-                    self.editor.keys(self.next)
-                )  # of a batch of its own, so that a resumed run is bit-identical
+                self.rule.add(self.editor.keys(self.next))  # of a batch of its own, so that a resumed run is equal
             self.made += 1
             self._checkpoint()
 
     def _make(self, solution: Solution | RromeError, cosine: float) -> None:
         model, fact, update = self.model, self.next, None
         row: dict[str, Any] = {"rule": self.rule.name, "delta_before": model.edits.size}
-        row |= {"position": subject_position(model, fact), "error": None, "cosine": cosine}
+        row |= {"position": subject_position(model, fact), "error": None, "cosine": cosine} | dict.fromkeys(FOUND)
         try:
             if isinstance(solution, RromeError):
                 raise solution
@@ -126,10 +126,7 @@ class EditSequence:
         except RromeError as error:
             row["error"], update = str(error), None
         else:
-            value, update = (
-                solution.value,
-                self.log.store(update),
-            )  # a full disk ends the run: going on, it makes this edit
+            value, update = solution.value, self.log.store(update)  # a full disk ends the run before this edit counts
             self.editor.apply(update)
             row |= {"probability": value.probability, "steps": value.steps, "denominator": update.denominator}
             row |= {"delta_frobenius": update.norm, "delta": update.size}

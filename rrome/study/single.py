@@ -18,7 +18,7 @@ from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row,
 from ..store.disk import RromeError, digest
 from ..store.journal import Journal, differences, find_study, read_journal, study_path
 from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
+from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named, rules_named
 from .draw import probe
 
 N_TEST_PREFIXES = 4
@@ -66,7 +66,7 @@ def single_edits(
     for `at_once` facts in one batch (None: `facts_at_once`). Entropy and GE are missing for rules that are not among
     `measures.generated`. The table's `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
-    facts, measures, chosen = list(facts), measures or Measures(), dict(map(rule_named, rules))
+    facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules, remembering=False)
     settings, lengths, suited = prepared(editor, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
@@ -81,7 +81,7 @@ def single_edits(
 
 def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0) -> tuple[dict[str, Any], list[int], int]:
     """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it cannot measure."""
-    check_prompts(editor.model, facts, n_generated)
+    check_prompts(editor.model, facts, n_generated, editor.prefixes, editor.leading)
     return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 

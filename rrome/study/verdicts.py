@@ -11,14 +11,19 @@ core statement, the claim itself, and supporting ones. A premise is shown and de
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..store.disk import read_yaml
+from ..measure.metrics import Found, paired_differences
+from ..store.disk import RromeError, read_yaml
+from ..update.rules import NAMED_RULES
+from .runs import TIMES, SequentialRun, broken, collapse_edit
 
 MINIMUM = 10
+WORST = 1e30  # stands for a perplexity that is no number any more
 OUTCOMES = {True: "true", False: "false", None: "open"}
 STATUS = {
     "seen": "seen in the authors' material",
@@ -78,6 +83,55 @@ class Statement:
         number = {"value": value, "low": low, "high": high, "side": self.side, "threshold": self.threshold}
         words = {"found": self.text, "outcome": OUTCOMES[self.holds]}
         return {"role": self.role, "statement": self.says} | number | {"unit": self.unit, "n": self.n} | words
+
+
+supporting, premise = partial(Statement, role="supporting"), partial(Statement, role="premise")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the verdicts are computed from: the single-edit study's rows and one sequential run per rule."""
+
+    single: pd.DataFrame
+    runs: Mapping[str, SequentialRun]
+
+    def __post_init__(self):
+        studies = {"single-edit": (NAMED_RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
+        for name, (wanted, here) in studies.items():
+            if missing := [rule for rule in wanted if rule not in here]:
+                raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
+        starts = {"the single-edit study": self.single[self.single["rule"].eq("unedited")]}
+        starts |= {f"the run of {rule}": run.checkpoints for rule, run in self.runs.items()}
+        for name, rows in starts.items():
+            if rows.empty or "perplexity" not in rows or not np.isfinite(rows["perplexity"].iloc[0]):
+                raise RromeError(f"{name} has no perplexity of the unedited model: give its measures a probe")
+
+    def edits(self, rule: str) -> pd.DataFrame:
+        """The single edits of one rule by fact; `broken` says whether an edit broke the model."""
+        before = self.single.loc[self.single["rule"].eq("unedited"), "perplexity"].iloc[0]
+        here = self.single[self.single["rule"].eq(rule)].set_index("fact")
+        return here.assign(broken=broken(here["perplexity"], before))
+
+    def difference(self, rule: str, baseline: str, name: str) -> tuple[Found, int]:
+        """A measure of one rule minus another's on facts with something before the subject's last token, and its n."""
+        ordinary = self.single[self.single["position"].gt(0)].groupby(["rule", "subject"])[["ES", "PS", "NS"]].mean()
+        found = paired_differences(ordinary.rename_axis(["rule", "fact"]).reset_index(), rule, baseline, [name])
+        measured = ordinary.loc[rule, ["ES", "PS", "NS"] if name == "S" else [name]].dropna()
+        return tuple(found.loc[name]), len(measured)
+
+    def ratios(self, rule: str) -> pd.Series:
+        """Perplexity after each edit of a run over its start, by the edit's number from 1."""
+        run = self.runs[rule]
+        after = run.edits.set_index("edit")["perplexity"] / run.checkpoints["perplexity"].iloc[0]
+        return after.fillna(np.inf).clip(upper=WORST)
+
+    def collapse(self) -> tuple[int | None, Statement]:
+        """The edit after which ROME's run is broken, and that there is one, as a premise."""
+        run = self.runs["rome"]
+        came, ratios = collapse_edit(run.edits, run.checkpoints["perplexity"].iloc[0]), self.ratios("rome")
+        note = f"first after edit {came} of {len(ratios)}" if came else f"not within {len(ratios)} edits"
+        says = f"ROME's run raises perplexity more than {TIMES:g} times, at its highest"
+        return came, premise(says, "above", TIMES, (ratios.max(),), note=note)
 
 
 def verdict(statements: Sequence[Statement]) -> str:

@@ -3,7 +3,7 @@
 from .choice import NAMED_RULES, RULES, KeyChoice, Rule
 from .keys import Keys, fact_keys, facts_keys
 from .methods import METHODS, Filter, Memory, Method
-from .rules import Preflight, RankOneUpdate, preflight, rank_one_update, rule_named
+from .rules import Preflight, RankOneUpdate, preflight, rank_one_update, rule_named, rules_named
 from .second_moment import SecondMoment, read_second_moment, second_moment, second_moment_from
 from .value import Search, Value, find_value, find_values
 from .wrappers import NAS, SPHERE, anchor_norm, pruned
@@ -35,6 +35,7 @@ __all__ = [
     "rank_one_update",
     "read_second_moment",
     "rule_named",
+    "rules_named",
     "second_moment",
     "second_moment_from",
 ]

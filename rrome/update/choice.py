@@ -25,6 +25,7 @@ class Rule:
     """
 
     remembers = False  # whether the keys of earlier edits enter its updates
+    remembered = 0  # how many keys of earlier edits it holds
 
     @property
     def name(self) -> str:

@@ -128,11 +128,21 @@ class Memory(Rule):
         if values.shape != eigenvalues.shape or not values.isfinite().all() or values.min() < 0:
             what = f"the filter {method.filter!r} does not give each eigenvalue of C_0 a number >= 0"
             raise RromeError(f"{what} (they are {eigenvalues.min().item():.3g} to {eigenvalues.max().item():.3g})")
+        if not values.any():
+            raise RromeError(
+                f"{method.name} leaves no direction to write in: its filter is 0 at every eigenvalue of C_0, the smallest "
+                f"of which is {eigenvalues.min().item():.3g}; take its numbers to this scale with method.scaled(second_moment)"
+            )
         self._root = values.sqrt()  # s(e)^1/2, (d_k,)
         self._rows = self._root.new_empty(0, len(values))  # b_i, with room for more
         self._n = 0
 
     def __len__(self) -> int:
+        return self._n
+
+    @property
+    def remembered(self) -> int:  # type: ignore[override]
+        """How many keys of earlier edits it holds."""
         return self._n
 
     @property

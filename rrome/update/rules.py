@@ -9,7 +9,7 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .value import Value
 
 __all__ = [
     "METHODS", "NAMED_RULES", "RULES", "KeyChoice", "Preflight", "RankOneUpdate", "Rule", "preflight",
-    "rank_one_update", "rule_named",
+    "rank_one_update", "rule_named", "rules_named",
 ]  # fmt: skip
 
 
@@ -41,6 +41,18 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
     if rule not in known:
         raise RromeError(f"unknown rule {rule!r}: choose one of {', '.join(known)}, or pass a rrome.Rule of your own")
     return rule, known[rule]
+
+
+def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True) -> dict[str, Rule]:
+    """The rules by name; RromeError for two of one name, or, unless `remembering`, one that holds keys of earlier edits."""
+    found: dict[str, Rule] = {}
+    for name, rule in map(rule_named, rules):
+        if not (found.setdefault(name, rule) is rule or found[name] == rule):
+            raise RromeError(f"two different rules are named {name!r}: ask for one after the other")
+        if rule.remembered and not remembering:
+            what = f"{name} remembers {rule.remembered} keys of earlier edits, which a study does not write down"
+            raise RromeError(f"{what}: give the method itself; editor.update(fact, rule, earlier=[...]) takes keys")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,7 @@ class RankOneUpdate:
                 notes = file.metadata()
                 known = {name: json.loads(notes.get(name, "null")) for name in ("fact", "origin")}
                 return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | known)
-        except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise RromeError(f"{path} is not a saved update: {error}") from error
 
 

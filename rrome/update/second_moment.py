@@ -94,11 +94,11 @@ def second_moment(
     what = {"fingerprint": model.fingerprint, "layer": model.layer, "tokens": count}
     key = f"{model.name.replace('/', '--')}-layer{model.layer}-{count}-{digest(what, windows)}"
     path = cache_dir() / "second_moments" / f"{key}.safetensors"
-    matrix = _read(path, key) if cache else None
+    matrix = _read(path, key, model.record.mark) if cache else None
     if matrix is None:
         matrix = _estimate(model, windows, progress)
         if cache:
-            _keep(path, key, matrix)
+            _keep(path, key, matrix, model.record.mark)
     if ridge:
         key, added = f"{key}-ridge{ridge:g}", torch.full((len(matrix),), ridge * matrix.diagonal().mean().item())
         matrix = matrix + added.double().diag()
@@ -192,27 +192,29 @@ def _with_float64(device: torch.device) -> torch.device:
     return device
 
 
-def _keep(path: Path, key: str, matrix: torch.Tensor) -> None:
+def _keep(path: Path, key: str, matrix: torch.Tensor, mark: str) -> None:
     """Write the matrix into the cache; a failure is a warning, since nothing is lost but time."""
     try:
         with atomic(path) as scratch:
-            save_file({"matrix": matrix}, scratch, metadata={"key": key})
+            save_file({"matrix": matrix}, scratch, metadata={"key": key, "weights": mark})
     except RromeError as error:
         warnings.warn(f"C_0 is made anew in the next session: {error}", stacklevel=3)
 
 
-def _read(path: Path, key: str) -> torch.Tensor | None:
-    """The cached matrix, or None when there is none; a damaged file is reported and counts as none."""
+def _read(path: Path, key: str, mark: str) -> torch.Tensor | None:
+    """The cached matrix, or None when there is none; a file damaged, or of other weights, is reported and counts as none."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
             if file.metadata().get("key") != key:
                 raise SafetensorError("it holds another entry")
+            if file.metadata().get("weights", mark) != mark:  # an older file has none
+                raise SafetensorError("it is of a model that differs in a few weights only")
             matrix = file.get_tensor("matrix")
         if not matrix.isfinite().all():
             raise SafetensorError("it holds NaN")
         return matrix
     except (OSError, SafetensorError, AttributeError) as error:
-        warnings.warn(f"the cached C_0 {path.name} is damaged ({error}): computing it again", stacklevel=3)
+        warnings.warn(f"the cached C_0 {path.name} is damaged, or no use ({error}): computing it again", stacklevel=3)
         return None

@@ -44,6 +44,9 @@ class Search:
         if self.relative_to not in (None, "stream") or not (self.stop_hits is None or self.stop_hits > 0):
             remedy = "relative_to is None or 'stream', stop_hits is None or at least 1"
             raise RromeError(f"{remedy}: not {self.relative_to!r} and {self.stop_hits!r}")
+        if not (self.learning_rate > 0 and self.clamp >= 0):
+            numbers = f"not {self.learning_rate!r} and {self.clamp!r}"
+            raise RromeError(f"the learning rate of a search is above 0 and its clamp is 0 or above: {numbers}")
         if self.evaluations < 1:
             raise RromeError(f"a search needs at least one evaluation of the loss, got evaluations={self.evaluations}")
 
@@ -112,6 +115,8 @@ def find_each(
     weights: Sequence[torch.Tensor] | None = None,
 ) -> list[Value | RromeError]:
     """As `find_values`, with the error of a search that failed in its place, and with a W (d_v, d_k) for each fact."""
+    if not facts:
+        return []
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's settings are
         return _search(model, facts, templates, search or Search(**model.published), leading, weights)
 

@@ -38,6 +38,10 @@ class _Wrapper(Rule):
     def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.rule.choose(keys)
 
+    @property
+    def remembered(self) -> int:  # type: ignore[override]
+        return self.rule.remembered
+
     def remembering(self, second_moment: SecondMoment) -> Rule:
         return replace(self, rule=self.rule.remembering(second_moment))
 
