@@ -208,6 +208,16 @@ def test_an_unfinished_study_is_named():
         claims.Evidence(AS_PUBLISHED["single"], {"rome": 1, "p-rome": 1})
 
 
+def test_studies_without_the_unedited_models_perplexity_decide_nothing():
+    single, runs = AS_PUBLISHED["single"], AS_PUBLISHED["runs"]
+    lost = single.assign(perplexity=single["perplexity"].mask(single["rule"].eq("unedited")))
+    with pytest.raises(RromeError, match="single-edit study has no perplexity of the unedited model"):
+        claims.Evidence(lost, runs)
+    start = replace(runs["r-rome"], checkpoints=runs["r-rome"].checkpoints.assign(perplexity=np.nan))
+    with pytest.raises(RromeError, match="run of r-rome has no perplexity of the unedited model"):
+        claims.Evidence(single, {**runs, "r-rome": start})
+
+
 def test_the_page_holds_every_statement_and_its_table_is_sound_markdown(as_published):
     page = as_markdown(as_published, sizes="82 facts.")
     assert "82 facts." in page and all(said in page for said in as_published["statement"])

@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -325,7 +324,3 @@ def test_a_failed_edit_leaves_no_key(tmp_path, monkeypatch):
     run(tmp_path / "stopped")
     run(tmp_path / "without", [fact for fact in facts if fact.subject != "Bill Gates"])
     assert equal(tmp_path / "whole", tmp_path / "without") and equal(tmp_path / "stopped", tmp_path / "without")
-
-
-def test_the_methods_are_one_small_file():
-    assert len(Path(__import__("rrome").update.methods.__file__).read_text().splitlines()) <= 200
