@@ -7,7 +7,7 @@ from facts_for_tests import FACTS, PREFIXES
 
 import rrome
 from rrome import RromeError
-from rrome.model.edits import weights_fingerprint
+from rrome.model.site import weights_fingerprint
 from rrome.update.value import find_value
 
 

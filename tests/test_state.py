@@ -157,6 +157,15 @@ def test_a_weight_changed_after_wrapping_is_named_before_anything_is_cached(mode
     assert second_moment(again, texts, 3000).fingerprint == again.fingerprint
 
 
+def test_another_weight_changed_in_place_is_refused_by_the_next_edit(model, editor):
+    editor.update(FACTS[0], "rome")
+    other = next(weight for name, weight in model.lm.named_parameters() if "attn" in name)
+    with torch.no_grad():
+        other.mul_(1.01)
+    with pytest.raises(RromeError, match="attn.* changed after the model was wrapped"):
+        editor.update(FACTS[0], "rome")
+
+
 def test_an_update_goes_into_the_matrix_it_was_made_for(model, editor, tmp_path):
     update = editor.update(FACTS[0], "r-rome")
     update.save(tmp_path / "update.safetensors")

@@ -5,7 +5,6 @@ by adding updates to the original in the same order: bit for bit the same each t
 """
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..store.disk import RromeError, digest
-from .site import EditSite, blocks_of, find_site
-
-ROWS = 256  # of W that are read at a time
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a weight
+from .site import BITS, ROWS, EditSite, blocks_of, checksum, find_site, weights_fingerprint
 
 
 class Update(Protocol):
@@ -172,16 +168,6 @@ def _same(one: Update, other: Update) -> bool:
     return one is other or (torch.equal(one.left, other.left) and torch.equal(one.right, other.right))
 
 
-def checksum(weight: torch.Tensor) -> int:
-    """A checksum of a matrix, computed on its device, that changes when any one entry changes."""
-    total = 0
-    for rows in weight.split(ROWS):
-        bits = rows.contiguous().view(BITS[weight.element_size()]).flatten().long()
-        odd = torch.arange(1, 2 * len(bits), 2, device=bits.device)
-        total = (1_000_003 * total + int((bits * odd).sum())) % 2**64
-    return total
-
-
 @dataclass(eq=False)
 class Record:
     """One language model's fingerprint when it was loaded, the edits of each W, by its path, and sums of the other weights."""
@@ -191,6 +177,9 @@ class Record:
     edits: dict[str, Edits]
     sums: dict[str, int] = field(repr=False)
     mark: str = ""  # of all weights as they were loaded, of which the fingerprint reads samples
+    versions: list = field(
+        default_factory=list, repr=False
+    )  # torch's counts of in-place changes when sums were compared
 
     @property
     def edited(self) -> list[Edits]:
@@ -198,11 +187,18 @@ class Record:
         return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
 
     def verify(self, up_to: int | None = None) -> None:
-        """RromeError for a W that something else has changed: of the layers up to one or, without it, for any weight."""
+        """RromeError for a W of the layers up to one, or of any, or another weight, that something else has changed.
+
+        With `up_to` the other weights are compared where torch counts a change, else always: that takes a pass over memory.
+        """
         for edits in self.edits.values():
             if up_to is None or edits.layer <= up_to:
                 edits.verify()
-        if up_to is None and (changed := sorted(name for name, _ in self.sums.items() ^ _sums(self).items())):
+        before, self.versions = self.versions, _versions(self)
+        if up_to is not None and before == self.versions:
+            return
+        if changed := sorted(name for name, _ in self.sums.items() ^ _sums(self).items()):
+            self.versions = []
             what = f"the weights {', '.join(dict.fromkeys(changed[:3]))} were changed after the model was wrapped"
             raise RromeError(f"{what}: wrap it again, rrome.wrap(model.lm, ...), with no edit in it, and make C_0 anew")
 
@@ -229,20 +225,14 @@ def record_of(lm: PreTrainedModel) -> Record:
     return record
 
 
+def _others(record: Record) -> dict[str, torch.Tensor]:
+    return {name: w for name, w in record.lm.named_parameters() if name.removesuffix(".weight") not in record.edits}
+
+
+def _versions(record: Record) -> list[tuple[int, int]]:
+    return [(id(weight), 0 if weight.is_inference() else weight._version) for weight in _others(record).values()]
+
+
 def _sums(record: Record) -> dict[str, int]:
     """The sum of the bits of every weight that is no W: it changes when one entry does, and takes one pass over memory."""
-    others = [
-        (name, weight) for name, weight in record.lm.named_parameters() if name[: -len(".weight")] not in record.edits
-    ]
-    return {name: int(weight.detach().view(BITS[weight.element_size()]).sum()) for name, weight in others}
-
-
-def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
-    """A hash (16 hex digits) of names, shapes, dtype (where it is not float32) and evenly spaced samples of all weights."""
-    hasher = hashlib.sha256()
-    for name, weight in lm.state_dict().items():
-        hasher.update(b"" if weight.dtype == torch.float32 else str(weight.dtype).encode())
-        flat = weight.detach().flatten()
-        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
-        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
-    return hasher.hexdigest()[:16]
+    return {name: int(w.detach().view(BITS[w.element_size()]).sum()) for name, w in _others(record).items()}

@@ -7,6 +7,7 @@ GPT-2 stores W transposed (Conv1D); `EditSite` hides that, so all other code see
 the loaded modules, so a family needs no entry of its own (tests/families.py lists those that are tested).
 """
 
+import hashlib
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -19,6 +20,9 @@ from ..store.disk import RromeError
 
 # The down-projection's path inside a block: Llama and kin; GPT-2, Starcoder; GPT-J; GPT-NeoX, Bloom, Falcon; Phi; OPT.
 DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
+
+ROWS = 256  # of W that are read at a time
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,24 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
         raise RromeError(f"{path} of {type(lm).__name__} is stored as {dtype}, which cannot be edited: {remedy}")
     full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
     return EditSite(layer=int(layer), path=full_path, block=blocks[layer], module=module)
+
+
+def checksum(weight: torch.Tensor) -> int:
+    """A checksum of a matrix, computed on its device, that changes when any one entry changes."""
+    total = 0
+    for rows in weight.split(ROWS):
+        bits = rows.contiguous().view(BITS[weight.element_size()]).flatten().long()
+        odd = torch.arange(1, 2 * len(bits), 2, device=bits.device)
+        total = (1_000_003 * total + int((bits * odd).sum())) % 2**64
+    return total
+
+
+def weights_fingerprint(lm: PreTrainedModel, samples: int = 1024) -> str:
+    """A hash (16 hex digits) of names, shapes, dtype (where it is not float32) and evenly spaced samples of all weights."""
+    hasher = hashlib.sha256()
+    for name, weight in lm.state_dict().items():
+        hasher.update(b"" if weight.dtype == torch.float32 else str(weight.dtype).encode())
+        flat = weight.detach().flatten()
+        picked = flat[:: max(1, len(flat) // samples)].float().cpu()
+        hasher.update(f"{name}{tuple(weight.shape)}".encode() + picked.numpy().tobytes())
+    return hasher.hexdigest()[:16]
