@@ -27,6 +27,9 @@ def test_the_rule_of_the_tutorial_is_short_and_really_is_one(editor, tmp_path, m
     assert '"rules": ["r-rome", "Between(share=0.5)", "p-rome"]' in (tmp_path / "between.jsonl").read_text()
     exec(method, namespace)
     name, norm, change = capsys.readouterr().out.rsplit(maxsplit=2)
-    assert name == "Method(filter=Filter(offset=0.02), tau=500.0, remembers=True)" and float(norm) > float(change) / 100 > 0
+    assert (
+        name == "Method(filter=Filter(offset=0.02), tau=500.0, remembers=True)"
+        and float(norm) > float(change) / 100 > 0
+    )
     alone = editor.update(namespace["facts"][-1], namespace["gentle"])
     assert alone.norm != float(norm)  # the earlier facts count
