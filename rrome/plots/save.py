@@ -66,7 +66,8 @@ def legend(panel: Axes, **options: Any) -> None:
 
 def legend_above(panel: Axes) -> None:
     """A legend in one row above the panel, where it hides nothing."""
-    legend(panel, loc="lower right", bbox_to_anchor=(1, 1), ncols=9)
+    spaces = {"columnspacing": 0.8, "handlelength": 1.3, "handletextpad": 0.3}
+    legend(panel, loc="lower right", bbox_to_anchor=(1, 1), ncols=9, fontsize=7, **spaces)
 
 
 def show(figure: Figure, alt: str) -> None:

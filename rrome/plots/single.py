@@ -191,8 +191,8 @@ def disabling_edit(table: pd.DataFrame) -> Figure:
         *layer, subject, prompt, target = names
         looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "jitter": False}
         sns.stripplot(block, x="delta_frobenius", y="rule", legend=False, size=7, ax=sizes, **looks)
-        edge = table["delta_frobenius"].max() * 30
-        sizes.set(xscale="log", xlim=(3, edge), xlabel=None, ylim=(len(block) - 0.5, -0.5))
+        edges = table["delta_frobenius"].min() / 2, table["delta_frobenius"].max() * 30
+        sizes.set(xscale="log", xlim=edges, xlabel=None, ylim=(len(block) - 0.5, -0.5))
         sizes.tick_params(labelsize=7)
         where = f"layer {layer[0]}, " if layer else ""
         words.set_title(f"{where}{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
