@@ -1,6 +1,7 @@
 """Inputs and settings of other people's code that must not change a number silently."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,16 +169,17 @@ def test_a_layer_of_numpy_is_a_layer(tiny):
     assert type(tiny.at_layer(np.int64(2)).layer) is int
 
 
-def test_two_rules_of_one_name_and_keys_that_no_journal_holds_are_refused(editor, tmp_path):
-    holding = editor.remembering("memit-seq", FACTS[1:3])
+def test_two_rules_of_one_name_are_refused_and_remembered_keys_are_settings_of_a_study(editor, tmp_path):
+    holding, other = (editor.remembering("memit-seq", facts) for facts in (FACTS[1:3], FACTS[2:4]))
     with pytest.raises(RromeError, match="two different rules"):
         editor.updates(FACTS[0], ["memit-seq", holding])
-    for study in (
-        lambda: rrome.single_edits(editor, MEASURED[:1], tmp_path / "rows.jsonl", rules=[holding]),
-        lambda: rrome.sequential_edits(editor, MEASURED[:1], tmp_path / "run", rule=holding),
-    ):
-        with pytest.raises(RromeError, match="remembers 2 keys"):
-            study()
+    with pytest.raises(RromeError, match="memit-seq remembers keys of earlier edits"):
+        rrome.sequential_edits(editor, MEASURED[:1], tmp_path / "run", rule=holding)
+    study = partial(rrome.single_edits, editor, MEASURED[:1], tmp_path / "rows.jsonl")
+    sizes = study(rules=[holding])["delta_frobenius"]
+    assert study(rules=[holding])["delta_frobenius"].equals(sizes)
+    with pytest.raises(RromeError, match="remembered"):
+        study(rules=[other])
 
 
 def test_a_method_that_can_write_nothing_here_is_refused(tiny, editor):

@@ -62,11 +62,11 @@ def single_edits(
     """Edit each fact alone under each rule, measure, restore; one row per fact and rule, with "unedited" among the rules.
 
     Every row is appended to the journal `path`, and a rerun goes on where it stopped. `path` None: a file in `within`
-    (None: the cache) found by a digest of all settings, `about` (how the facts were drawn, say) among them. v_e is searched
-    for `at_once` facts in one batch (None: `facts_at_once`). Entropy and GE are missing for rules that are not among
-    `measures.generated`. The table's `attrs` hold the settings. Raises RromeError for a `path` with other settings.
+    (None: the cache) found by a digest of all settings, `about` (how the facts were drawn, say) among them. `at_once` facts
+    are searched in one batch (None: `facts_at_once`). Entropy and GE are only of rules in `measures.generated`. The table's
+    `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
-    facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules, remembering=False)
+    facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules)
     settings, lengths, suited = prepared(editor, facts, measures.n_generated)
     editor.model.record.refuse_edits("a study of single edits")
 
@@ -85,9 +85,11 @@ def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0) -> tup
     return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 
-def chosen_settings(facts: Sequence[Fact], rules: Iterable[str], measures: Measures) -> dict[str, Any]:
+def chosen_settings(facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures) -> dict[str, Any]:
     """The settings of a single-edit study that the caller chose, as JSON, for its journal's first line."""
-    return {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
+    chosen = {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
+    held = {name: rule.remembered for name, rule in rules.items() if rule.remembered}
+    return chosen | ({"remembered": held} if held else {})
 
 
 def facts_at_once(device: torch.device) -> int:
@@ -97,8 +99,7 @@ def facts_at_once(device: torch.device) -> int:
 
 def search_lengths(model: Model, facts: Sequence[Fact]) -> list[int]:
     """How many tokens each evaluation of a fact's search reads; facts of one length share a batch without padding."""
-    rows = [read_row(model, fact, target=fact.target_new) for fact in facts]
-    return [len(row.ids) - row.subject for row in rows]
+    return [len(row.ids) - row.subject for row in (read_row(model, fact, target=fact.target_new) for fact in facts)]
 
 
 def record_edits(

@@ -25,7 +25,7 @@ class Rule:
     """
 
     remembers = False  # whether the keys of earlier edits enter its updates
-    remembered = 0  # how many keys of earlier edits it holds
+    remembered = ""  # a digest of the keys of earlier edits that it holds, if any
 
     @property
     def name(self) -> str:

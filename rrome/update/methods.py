@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 import torch
 
-from ..store.disk import RromeError
+from ..store.disk import RromeError, digest
 from .choice import RULES, Rule
 from .keys import Keys
 from .second_moment import SecondMoment
@@ -141,9 +141,9 @@ class Memory(Rule):
         return self._n
 
     @property
-    def remembered(self) -> int:  # type: ignore[override]
-        """How many keys of earlier edits it holds."""
-        return self._n
+    def remembered(self) -> str:  # type: ignore[override]
+        """A digest of the lengths of the keys that it holds, to three digits; empty for none."""
+        return digest(*(f"{length:.3g}" for length in self._rows[: self._n].norm(dim=1).tolist())) if self._n else ""
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ class _Wrapper(Rule):
         return self.rule.choose(keys)
 
     @property
-    def remembered(self) -> int:  # type: ignore[override]
+    def remembered(self) -> str:  # type: ignore[override]
         return self.rule.remembered
 
     def remembering(self, second_moment: SecondMoment) -> Rule:
