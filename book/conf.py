@@ -30,13 +30,15 @@ html_css_files = ["book.css"]
 html_js_files = [("live.js", {"defer": "defer"})]
 html_favicon = "static/favicon.svg"
 html_use_index = False
+html_copy_source = False  # notebooks are downloads, and the rest is in the repository
 html_show_search_summary = False  # a page opened from a disk may not fetch the others to quote them
-html_sourcelink_suffix = ""
+html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "home_page_in_toc": True,
     "show_toc_level": 2,
     "use_fullscreen_button": False,
+    "use_download_button": False,  # notebooks have a link of their own
     "navbar_persistent": [],
     "navigation_with_keys": False,
 }

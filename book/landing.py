@@ -22,11 +22,11 @@ def fill(text: str, root: Path) -> str:
 
 def verdicts(root: Path) -> str:
     """One line per claim: the claim, what was found for its core statement, the verdict."""
-    lines = ["| | the paper's claim | measured here | verdict |", "|---|---|---|---|"]
+    lines = ["| | verdict | the paper's claim | measured here |", "|---|---|---|---|"]
     for row in claims(root / "figures" / "data" / "claims.csv"):
         notebook = row["evidence"].split()[0]
         found = f"{row['statement']}: {row['found']}" if row["statement"] else "not measured"
-        cells = [row["id"], row["claim"], found, f"[{row['verdict']}](notebooks/{notebook}.ipynb)"]
+        cells = [row["id"], f"[{row['verdict']}](notebooks/{notebook}.ipynb)", row["claim"], found]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("$", "\\$") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -13,7 +13,6 @@ from .stored import RULES, sequences, singles
 
 NAMES = {"rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME"}
 CHOICES = dict(zip(RULES, ("aoo", "aaa", "ooo", "aao", "aoa", "oaa", "oao", "ooa"), strict=True))
-ROUND = 3  # digits of a number shown, here and in static/live.js
 
 
 def fill(text: str, studies: Path) -> str:
@@ -40,13 +39,13 @@ def raw(html: str, rows: Any) -> str:
 
 
 def shown(number: float | None) -> str:
-    """A number in three digits as JavaScript's toPrecision writes it, without an exponent where it is short."""
+    """A number in three digits, with an exponent below 0.001 and from a million on; static/live.js writes it the same."""
     if number is None or not math.isfinite(number):
         return "no number"
-    text = f"{number:.{ROUND}g}"
-    if 1e-3 <= abs(number) < 1e6:
-        return f"{float(text):,.0f}" if abs(number) >= 100 else text
-    return text
+    if number and not 1e-3 <= abs(number) < 1e6:
+        return f"{number:.2e}"
+    text = f"{number:.3g}"
+    return f"{float(text):,.0f}" if abs(number) >= 100 else text
 
 
 def edits(runs: list[dict[str, Any]]) -> str:
@@ -66,7 +65,7 @@ def edits(runs: list[dict[str, Any]]) -> str:
         f'<span class="fact">{escape(fact["fact"] or "unedited")}</span></p>'
         f'<div class="plot">{paths(here)}</div>'
         f'<input type="range" min="0" max="{most}" value="{at}" aria-label="Number of edits" hidden>'
-        f'<div class="cards">{cards}</div></section>',
+        f'<div class="models">{cards}</div></section>',
         runs,
     )
 
@@ -76,7 +75,7 @@ def card(run: dict[str, Any], at: int) -> str:
     rule, state, start = run["rule"], run["states"][at], run["states"][0]["perplexity"]
     times = (state["perplexity"] or math.inf) / start
     return (
-        f'<article class="card rule-{rule}{" broken" * (not times <= 2)}" data-rule="{rule}"><h3>{NAMES.get(rule, rule)}</h3>'
+        f'<article class="model rule-{rule}{" broken" * (not times <= 2)}" data-rule="{rule}"><h3>{NAMES.get(rule, rule)}</h3>'
         f'<p class="says"><b>{escape(run["prompts"][0])}</b><span class="text">{escape(state["text"])}</span></p>'
         f'<dl><dt>perplexity</dt><dd class="perplexity">{shown(state["perplexity"])}</dd>'
         f'<dt>|Δ|</dt><dd class="delta">{shown(state["delta"])}</dd>'

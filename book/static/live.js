@@ -6,11 +6,9 @@ const all = (root, what) => [...root.querySelectorAll(what)];
 // Three digits, as book/live.py writes them.
 function shown(number) {
   if (number === null || !Number.isFinite(number)) return "no number";
-  const size = Math.abs(number);
-  if (size >= 1e-3 && size < 1e6) {
-    return size >= 100 ? Number(number.toPrecision(3)).toLocaleString("en") : String(Number(number.toPrecision(3)));
-  }
-  return number === 0 ? "0" : String(Number(number.toPrecision(3)).toExponential()).replace(/e([+-])(\d)$/, "e$10$2");
+  const size = Math.abs(number), short = Number(number.toPrecision(3));
+  if (size > 0 && (size < 1e-3 || size >= 1e6)) return number.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+  return size >= 100 ? short.toLocaleString("en") : String(short);
 }
 
 function oneEditAfterAnother(figure, runs) {
@@ -26,8 +24,9 @@ function oneEditAfterAnother(figure, runs) {
     one(".cursor").setAttribute("x1", n);
     one(".cursor").setAttribute("x2", n);
     for (const run of here) {
-      const card = one(`[data-rule="${run.rule}"]`), now = run.states[n];
-      card.classList.toggle("broken", !now || !(now.perplexity !== null && now.perplexity <= 2 * run.states[0].perplexity));
+      const card = one(`.model[data-rule="${run.rule}"]`), now = run.states[n];
+      const whole = !now || (now.perplexity !== null && now.perplexity <= 2 * run.states[0].perplexity);
+      card.classList.toggle("broken", !whole);
       card.querySelector(".text").textContent = now ? now.text : " (not run so far)";
       card.querySelector(".perplexity").textContent = now ? shown(now.perplexity) : "";
       card.querySelector(".delta").textContent = now ? shown(now.delta) : "";
@@ -36,7 +35,7 @@ function oneEditAfterAnother(figure, runs) {
   }
 
   function draw() { // the lines of one layer: the same as book/live.py's `paths`
-    here = runs.filter((run) => run.layer === Number(layer.value));
+    here = runs.filter((run) => run.layer === Number(layer.value) && one(`.model[data-rule="${run.rule}"]`));
     slider.max = Math.max(...here.map((run) => run.states.length)) - 1;
     one(".most").textContent = slider.max;
     const seen = here.flatMap((run) => run.states.map((state) => state.perplexity).filter(Boolean));
@@ -45,7 +44,7 @@ function oneEditAfterAnother(figure, runs) {
     one("svg").setAttribute("viewBox", `0 0 ${slider.max} 100`);
     one(".high").textContent = `perplexity ${shown(high)}`;
     one(".low").textContent = shown(low);
-    for (const group of all(figure, "svg g, .card")) {
+    for (const group of all(figure, "svg g, .model")) {
       group.style.display = here.some((run) => group.classList.contains(`rule-${run.rule}`)) ? "" : "none";
     }
     for (const run of here) {
