@@ -137,9 +137,10 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
     options = "".join(f'<option value="{n}">{escape(each["fact"])}</option>' for n, each in enumerate(facts))
     rows = "".join(
         f'<tr class="rule-{rule}{" mixed" * (CHOICES[rule][0] != CHOICES[rule][1])}" data-rule="{rule}">'
-        f'<th scope="row">{NAMES.get(rule, rule)}</th><td>{" ".join(CHOICES[rule])}</td><td class="denominator">{shown(d)}</td>'
-        f'<td class="residual">{shown(r)}</td><td class="size">{shown(size)}</td><td class="bar"><i style="width:'
-        f'{width(size):.1f}%"></i></td><td class="stored">{shown(fact["stored"][rule]["size"])}</td>'
+        f'<th scope="row">{NAMES.get(rule, rule)}</th><td class="size">{shown(size)}</td>'
+        f'<td class="bar"><i style="width:{width(size):.1f}%"></i></td><td class="denominator">{shown(d)}</td>'
+        f'<td class="residual">{shown(r)}</td><td>{" ".join(CHOICES[rule])}</td>'
+        f'<td class="stored">{shown(fact["stored"][rule]["size"])}</td>'
         f'<td class="times">{shown(fact["stored"][rule]["times"])}</td></tr>'
         for rule, (d, r, size) in found.items()
     )
@@ -148,8 +149,8 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
         f'<label>Start from a stored edit <select class="fact">{options}</select></label></div>'
         f'<p class="now">Shown: <b class="fact">{escape(fact["fact"])}</b></p><div class="sliders" hidden>{sliders}</div>'
         f'<p class="verdict" role="status"></p><div class="wide" tabindex="0" role="region" aria-label="The eight rules">'
-        f"<table><thead><tr><th>rule</th><th>keys</th><th>denominator</th><th>residual / ‖δ‖</th><th>‖Δ‖</th>"
-        f"<th>on a logarithmic axis</th><th>stored ‖Δ‖</th><th>stored: perplexity, times</th></tr></thead>"
+        f"<table><thead><tr><th>rule</th><th>‖Δ‖</th><th>on a logarithmic axis</th><th>denominator</th>"
+        f"<th>residual / ‖δ‖</th><th>keys</th><th>stored ‖Δ‖</th><th>stored: perplexity, times</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>",
         {"facts": facts, "sliders": {name: spec[1:] for name, spec in SLIDERS.items()}, "choices": CHOICES},
     )
