@@ -28,7 +28,7 @@ def verdicts(root: Path) -> str:
         found = f"{row['statement']}: {row['found']}" if row["statement"] else "not measured"
         cells = [row["id"], f"[{row['verdict']}](notebooks/{notebook}.ipynb)", row["claim"], found]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("$", "\\$") for cell in cells) + " |")
-    return "\n".join(lines)
+    return "```{container} verdicts\n" + "\n".join(lines) + "\n```"
 
 
 def sources(root: Path) -> dict[str, tuple[Path, str]]:
@@ -40,11 +40,8 @@ def sources(root: Path) -> dict[str, tuple[Path, str]]:
         except ValueError:
             continue
         title = "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
-        code = "".join(
-            "".join(cell["source"])
-            for cell in cells
-            if cell["cell_type"] == "code" and "save_figure" in "".join(cell["source"])
-        )
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        code = "\n".join(source for source in code if "save_figure" in source)
         for name in re.findall(r'"(\w+)"', code):
             if (root / "figures" / f"{name}.png").exists():
                 found.setdefault(name, (path, title))
@@ -71,24 +68,13 @@ def thumbnails(root: Path) -> str:
 
 def figures(root: Path) -> str:
     """Every figure with its notebook, its numbers, how it was made, and the stored rows behind it."""
-    parts = []
+    parts, studies = [], root / "figures" / "data" / "studies"
     for name, (path, title) in sources(root).items():
-        links = [f"[{title}](../notebooks/{path.name})"]
-        links += [
-            f"[{kind}]({file})"
-            for kind, file in (("numbers", f"data/{name}.csv"), ("provenance", f"{name}.json"))
-            if (root / "figures" / file).exists()
-        ]
-        stored = [
-            file
-            for pattern, names in ROWS.items()
-            if name in names
-            for file in sorted((root / "figures/data/studies").glob(pattern))
-        ]
-        links += [
-            f"[rows {n}](data/studies/{file.relative_to(root / 'figures/data/studies')})"
-            for n, file in enumerate(stored, 1)
-        ]
-        heading = name.replace("_", " ").capitalize()
-        parts.append(f"## {heading}\n\n![{words(root, name)}]({name}.png)\n\n" + " · ".join(links) + "\n")
+        files = {"numbers": f"data/{name}.csv", "provenance": f"{name}.json"}
+        rows = [file for pattern, names in ROWS.items() if name in names for file in sorted(studies.glob(pattern))]
+        files |= {f"rows {n}": f"data/studies/{file.relative_to(studies)}" for n, file in enumerate(rows, 1)}
+        links = [f"[{word}]({file})" for word, file in files.items() if (root / "figures" / file).exists()]
+        links.insert(0, f"[{title}](../notebooks/{path.name})")
+        heading = re.sub(r"^Fig(\d)", r"Figure \1:", name.replace("_", " ").capitalize())
+        parts.append(f"## {heading}\n\n![{words(root, name)}]({name}.png)\n\n{' · '.join(links)}\n")
     return "\n".join(parts)

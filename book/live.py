@@ -126,27 +126,28 @@ def sizes(fact: dict[str, Any], tau: float = 0.0) -> dict[str, tuple[float, floa
 
 
 def mismatches(facts: list[dict[str, Any]]) -> str:
-    """Figure: two mismatches. It stands at the stored fact whose two keys are the most unlike."""
-    facts = sorted(facts, key=lambda fact: abs(fact["cos"]))
+    """Figure: two mismatches. It stands at the stored fact whose two keys are the most unlike, which is the first."""
     fact, found = facts[0], sizes(facts[0])
     sliders = "".join(
         f'<div><label for="{name}"><span>{words}</span><output id="{name}-is">{shown(fact.get(name, 0.0))}</output></label>'
         f'<input type="range" id="{name}" min="0" max="1000"></div>'
         for name, (words, _, _) in SLIDERS.items()
     )
-    options = "".join(f'<option value="{n}">{escape(each["fact"])}</option>' for n, each in enumerate(facts))
+    options = [f'<option value="{n}">{escape(each["fact"])}</option>' for n, each in enumerate(facts)]
+    for n, each in enumerate(facts):
+        if n == 0 or each["layer"] != facts[n - 1]["layer"]:
+            options[n] = f'<optgroup label="layer {each["layer"]}">{options[n]}'
     rows = "".join(
         f'<tr class="rule-{rule}{" mixed" * (CHOICES[rule][0] != CHOICES[rule][1])}" data-rule="{rule}">'
         f'<th scope="row">{NAMES.get(rule, rule)}</th><td class="size">{shown(size)}</td>'
         f'<td class="bar"><i style="width:{width(size):.1f}%"></i></td><td class="denominator">{shown(d)}</td>'
         f'<td class="residual">{shown(r)}</td><td>{" ".join(CHOICES[rule])}</td>'
-        f'<td class="stored">{shown(fact["stored"][rule]["size"])}</td>'
-        f'<td class="times">{shown(fact["stored"][rule]["times"])}</td></tr>'
+        f'<td class="stored">{was(fact, rule, "size")}</td><td class="times">{was(fact, rule, "times")}</td></tr>'
         for rule, (d, r, size) in found.items()
     )
     return raw(
         f'<section class="live mismatches" aria-label="Two mismatches"><div class="controls" hidden>'
-        f'<label>Start from a stored edit <select class="fact">{options}</select></label></div>'
+        f'<label>Start from a stored edit <select class="fact">{"".join(options)}</select></label></div>'
         f'<p class="now">Shown: <b class="fact">{escape(fact["fact"])}</b></p><div class="sliders" hidden>{sliders}</div>'
         f'<p class="verdict" role="status"></p><div class="wide" tabindex="0" role="region" aria-label="The eight rules">'
         f"<table><thead><tr><th>rule</th><th>‖Δ‖</th><th>on a logarithmic axis</th><th>denominator</th>"
@@ -154,6 +155,11 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
         f"<tbody>{rows}</tbody></table></div></section>",
         {"facts": facts, "sliders": {name: spec[1:] for name, spec in SLIDERS.items()}, "choices": CHOICES},
     )
+
+
+def was(fact: dict[str, Any], rule: str, what: str) -> str:
+    """A stored number of a rule, empty where the rule was not run."""
+    return shown(fact["stored"][rule][what]) if rule in fact["stored"] else ""
 
 
 def width(size: float) -> float:

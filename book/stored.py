@@ -50,44 +50,45 @@ def finite(number: float | None) -> float | None:
 
 
 def singles(folder: Path) -> list[dict[str, Any]]:
-    """The facts of the study of single edits in a folder, those with all eight rules: what the keys are, what each rule did.
+    """The single edits in a folder of studies, those with the first four rules: what the keys are, what each rule did.
 
     `cos`, `average`, `original`: of the two keys under C_0^-1. `swell`: the length of the residual at the averaged key over
     that of delta. `size_average`, `size_original`: ||delta|| ||C_0^-1 k|| for a key of length one. They follow from the
-    denominators and from the sizes of three rules; the sizes of the other five are predictions.
+    denominators and from the sizes of three rules; the sizes of the others are predictions.
     """
     facts = []
     for path in sorted(folder.glob("single_edits-*.jsonl")):
         _, rows = journal(path)
         for _, group in groupby(rows, key=lambda row: (row["case_id"], row["subject"])):
             by_rule = {row["rule"]: row for row in group}
-            if {"unedited", *RULES} <= set(by_rule) and all(by_rule[rule]["delta_frobenius"] for rule in RULES):
-                facts.append(mismatches(by_rule))
-    return facts
+            if {"unedited", *RULES[:4]} <= set(by_rule) and all(by_rule[rule]["delta_frobenius"] for rule in RULES[:4]):
+                facts.append({"file": path.name} | mismatches(by_rule))
+    layers = [fact["layer"] for fact in facts]
+    return sorted(facts, key=lambda fact: (-layers.count(fact["layer"]), fact["layer"], abs(fact["cos"])))
 
 
 def mismatches(by_rule: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The two mismatches of one fact, from its rows under the eight rules."""
-    size = {rule: by_rule[rule]["delta_frobenius"] for rule in RULES}
-    average, original = (math.sqrt(by_rule[rule]["denominator"]) for rule in ("r-rome", "p-rome"))
-    before, one = by_rule["unedited"]["perplexity"], by_rule["rome"]
+    """The two mismatches of one fact, from its rows under the rules."""
+    rows = {rule: by_rule[rule] for rule in RULES if rule in by_rule}
+    size = {rule: row["delta_frobenius"] for rule, row in rows.items()}
+    average, original = (math.sqrt(rows[rule]["denominator"]) for rule in ("r-rome", "p-rome"))
+    before, one = by_rule["unedited"]["perplexity"], rows["rome"]
+    times = {rule: finite((row["perplexity"] or math.inf) / before) for rule, row in rows.items()}
     return {
         "fact": f"{one['prompt'].format(one['subject'])} → {one['target_new']}",
-        "first": one["position"] == 0,
+        "layer": one["layer"],
         "cos": one["denominator"] / (average * original),
         "average": average,
         "original": original,
         "swell": size["r-rome"] / size["aao"],
         "size_average": size["aao"] * average,
         "size_original": size["p-rome"] * original,
-        "stored": {
-            rule: {"size": size[rule], "times": finite((by_rule[rule]["perplexity"] or math.inf) / before)}
-            for rule in RULES
-        },
+        "stored": {rule: {"size": size[rule], "times": times[rule]} for rule in rows},
     }
 
 
 def claims(path: Path) -> list[dict[str, str]]:
-    """One row per claim of the paper: its first statement, which is its core."""
+    """One row per claim of the paper: its core statement, or the first where no role is given."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [next(rows) for _, rows in groupby(csv.DictReader(file), key=lambda row: row["id"])]
+        by_claim = [list(rows) for _, rows in groupby(csv.DictReader(file), key=lambda row: row["id"])]
+    return [next((row for row in rows if row.get("role") == "core"), rows[0]) for rows in by_claim]

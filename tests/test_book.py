@@ -145,7 +145,7 @@ def single_edit():
     k = {"a": random.normal(size=6), "o": random.normal(size=6)}
     half, weight, delta = random.normal(size=(6, 6)), random.normal(size=(4, 6)), random.normal(size=4)
     inverse = np.linalg.inv(half @ half.T + np.eye(6))
-    about = {"case_id": 1, "subject": "A", "prompt": "{} is in", "target_new": "Rome", "position": 0}
+    about = {"case_id": 1, "subject": "A", "prompt": "{} is in", "target_new": "Rome", "layer": 7}
     rows = [about | {"rule": "unedited", "perplexity": 10.0}]
     for rule, (u, d, r) in live.CHOICES.items():
         denominator, residual = k[u] @ inverse @ k[d], delta + weight @ (k["o"] - k[r])
@@ -175,15 +175,25 @@ def test_the_layer_with_the_longest_runs_comes_first(studies):
 
 def test_the_sizes_of_all_eight_rules_follow_from_the_two_mismatches(studies):
     (fact,) = stored.singles(studies)
-    assert -1 < fact["cos"] < 1 and fact["first"]
+    assert -1 < fact["cos"] < 1 and fact["layer"] == 7
     for rule, (_, _, size) in live.sizes(fact).items():
         assert size == pytest.approx(fact["stored"][rule]["size"])
         assert fact["stored"][rule]["times"] == 2
 
 
-def test_a_fact_without_all_eight_rules_is_left_out(studies):
-    journal(studies / "single_edits-1.jsonl", {}, single_edit()[:-1])
-    assert stored.singles(studies) == []
+def test_a_fact_needs_four_rules_and_shows_those_that_it_has(studies):
+    journal(studies / "single_edits-2.jsonl", {}, [row for row in single_edit() if row["rule"] != "aao"])
+    journal(studies / "single_edits-1.jsonl", {}, [row for row in single_edit() if row["rule"] != "ooa"])
+    (fact,) = stored.singles(studies)
+    assert fact["file"] == "single_edits-1.jsonl" and live.was(fact, "ooa", "size") == "" != live.was(
+        fact, "aao", "size"
+    )
+
+
+def test_the_verdict_table_shows_the_core_statement(tmp_path):
+    lines = ["id,role,statement", "C1,premise,it collapses", "C1,core,it jumps", "C2,core,it is large"]
+    (tmp_path / "claims.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert [row["statement"] for row in stored.claims(tmp_path / "claims.csv")] == ["it jumps", "it is large"]
 
 
 def test_the_figures_stand_without_a_script_and_carry_their_rows(studies):

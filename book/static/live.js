@@ -102,8 +102,8 @@ function twoMismatches(figure, { facts, sliders, choices }) {
       row.querySelector(".residual").textContent = shown(residual);
       row.querySelector(".size").textContent = shown(size);
       row.querySelector(".bar i").style.width = `${100 * Math.min(Math.max(Math.log10(size) / 5, 0), 1)}%`;
-      row.querySelector(".stored").textContent = stored ? shown(stored[rule].size) : "";
-      row.querySelector(".times").textContent = stored ? shown(stored[rule].times) : "";
+      row.querySelector(".stored").textContent = stored?.[rule] ? shown(stored[rule].size) : "";
+      row.querySelector(".times").textContent = stored?.[rule] ? shown(stored[rule].times) : "";
     }
     for (const name of Object.keys(sliders)) {
       one(`#${name}-is`).textContent = shown(now[name]);
