@@ -109,7 +109,7 @@ SLIDERS = {  # the mismatch, its words, smallest and largest; all but the cosine
     "cos": ("cos<sub>C</sub>(k<sub>e</sub>, k<sub>e</sub><sup>o</sup>), the cosine of the two keys under C₀⁻¹", -1, 1),
     "average": ("length of k<sub>e</sub> under C₀⁻¹", 5, 200),
     "original": ("length of k<sub>e</sub><sup>o</sup> under C₀⁻¹", 5, 200),
-    "swell": ("residual at k<sub>e</sub>: ‖δ + W(k<sub>e</sub><sup>o</sup> − k<sub>e</sub>)‖ / ‖δ‖", 0.5, 50),
+    "swell": ("residual at k<sub>e</sub>: ‖δ + W(k<sub>e</sub><sup>o</sup> − k<sub>e</sub>)‖ / ‖δ‖", 0.5, 200),
     "tau": ("τ, added to the denominator", 0, 1000),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page
 
-from .live import shown, sizes, was
+from .live import SLIDERS, shown, sizes, was
 from .stored import sequences, singles
 
 
@@ -94,13 +94,13 @@ def mismatches(figure: Locator, facts: list[dict[str, Any]]) -> Iterator[str]:
         figure.locator("select").select_option(str(n))
         yield from table(figure, facts[n])
     moved = dict(facts[0])
-    for name, end in (("cos", 1.0), ("average", 200.0), ("original", 200.0), ("swell", 50.0)):
+    for name, end in ((name, SLIDERS[name][2]) for name in ("cos", "average", "original", "swell")):
         figure.locator(f"#{name}").press("End")
         moved[name] = end
         for rule, (_, _, size) in sizes(moved).items():
             here = figure.locator(f'tr[data-rule="{rule}"] .size').inner_text()
             yield from differs(f"size of {rule} with {name} at its end", here, shown(size))
     figure.locator("#tau").press("End")
-    for rule, (_, _, size) in sizes(moved, tau=1000.0).items():
+    for rule, (_, _, size) in sizes(moved, tau=SLIDERS["tau"][2]).items():
         here = figure.locator(f'tr[data-rule="{rule}"] .size').inner_text()
         yield from differs(f"size of {rule} with tau at its end", here, shown(size))

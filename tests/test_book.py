@@ -242,3 +242,16 @@ def test_every_figure_is_on_the_page_of_figures(source):
     missing = [path.name for path in (pages.ROOT / "figures").glob("*.png") if f"]({path.name})" not in page]
     made_by_a_run = {"fig0_toy_memory.png"}  # its notebook is a stand-in here
     assert set(missing) <= made_by_a_run
+
+
+STUDIES = pages.ROOT / "figures" / "data" / "studies"
+
+
+@pytest.mark.skipif(not STUDIES.exists(), reason="no rows of studies are stored yet")
+def test_what_the_pages_say_of_the_two_layers_is_what_the_stored_rows_say():
+    runs = {(run["layer"], run["rule"]): run["states"] for run in stored.sequences(STUDIES)}
+    last = {key: states[-1]["perplexity"] / states[0]["perplexity"] for key, states in runs.items()}
+    assert last[7, "rome"] > 2 and last[11, "r-rome"] > 2
+    assert max(last[7, "r-rome"], last[7, "aao"], last[11, "rome"], last[11, "aao"]) < 2
+    (late,) = [fact for fact in stored.singles(STUDIES) if fact["layer"] == 28]
+    assert late["swell"] > 10 and late["stored"]["r-rome"]["times"] > 2 > late["stored"]["aao"]["times"]
