@@ -26,9 +26,8 @@ def fill(text: str, studies: Path) -> str:
     words = {run["folder"]: f"{NAMES.get(run['rule'], run['rule'])} at layer {run['layer']}" for run in runs}
     links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl)" for folder, word in words.items()]
     text = text.replace("{{sequences}}", ", ".join(links) or "none yet")
-    links = [
-        f"[{path.name}](figures/data/studies/{path.name})" for path in sorted(studies.glob("single_edits-*.jsonl"))
-    ]
+    layers = {fact["file"]: fact["layer"] for fact in facts}
+    links = [f"[single edits at layer {layer}](figures/data/studies/{file})" for file, layer in layers.items()]
     return text.replace("{{singles}}", ", ".join(links) or "none yet")
 
 

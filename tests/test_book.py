@@ -203,7 +203,8 @@ def test_the_figures_stand_without_a_script_and_carry_their_rows(studies):
     rows = json.loads(re.search(r'class="rows">(.*)</script>', page)[1])
     assert rows == stored.sequences(studies)
     assert "[ROME at layer 7](figures/data/studies/sequential-rome/edits.jsonl)" in page
-    page = live.fill("{{mismatches}}", studies)
+    page = live.fill("{{mismatches}}\n{{singles}}", studies)
+    assert "[single edits at layer 7](figures/data/studies/single_edits-1.jsonl)" in page
     assert json.loads(re.search(r'class="rows">(.*)</script>', page)[1])["facts"] == stored.singles(studies)
 
 
