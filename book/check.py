@@ -1,6 +1,6 @@
 """Reads the built book as a person would: every page in Chromium, on a phone and on a desk, by day and by night.
 
-python -m book.check build/book [--pictures FOLDER]
+python -m book.check build/book [--pictures FOLDER] [--studies FOLDER]
 """
 
 import argparse
@@ -16,6 +16,9 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
+from .operate import operate, without_script
+from .pages import ROOT
+
 log = logging.getLogger(__name__)
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 SCHEMES = ("light", "dark")
@@ -25,6 +28,12 @@ WORDS = """[...document.querySelectorAll("main p, main li, main h1, main h2, mai
 PICTURES = "[...document.images].map(e => [e.src, e.alt.trim(), e.complete && e.naturalWidth > 0])"
 EQUATIONS = """[...document.querySelectorAll("article math")].map(e => { const b = e.getBoundingClientRect();
     return b.width * b.height > 0 && (b.right <= innerWidth || !!e.closest("div.math, .pst-scrollable-table-container")) })"""
+CUT = """[...document.querySelectorAll("main :is(table, pre, img, svg)")].filter(e => {
+    const scrolls = p => ["auto", "scroll"].includes(getComputedStyle(p).overflowX);
+    const column = e.closest("article") ?? e.closest("main");
+    if (e.getBoundingClientRect().right <= column.getBoundingClientRect().right + 1) return false;
+    for (let p = e; p && p !== column; p = p.parentElement) if (scrolls(p)) return false;
+    return true; }).map(e => e.tagName.toLowerCase() + " " + e.textContent.trim().slice(0, 40))"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
 FOCUS = """(() => { const e = document.activeElement, b = e.getBoundingClientRect(), s = getComputedStyle(e);
     const drawn = s.outlineStyle != "none" && parseFloat(s.outlineWidth) > 0 || s.boxShadow != "none";
@@ -62,6 +71,8 @@ def look(page: Page, width: int, scheme: str) -> Iterator[str]:
     """What is wrong with an open page as it is drawn."""
     if page.evaluate("document.documentElement.scrollWidth") > width:
         yield "the page is wider than the window"
+    for what in page.evaluate(CUT):
+        yield f"wider than its column, and no frame scrolls: {what}"
     for source, alt, loaded in page.evaluate(PICTURES):
         if not loaded:
             yield f"picture {source} does not show"
@@ -105,7 +116,9 @@ def by_keyboard(page: Page, size: str) -> Iterator[str]:
     yield from tab(page, "main")
 
 
-def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictures: Path | None) -> Iterator[str]:
+def read(
+    browser: Browser, site: Path, path: Path, size: str, scheme: str, pictures: Path | None, studies: Path
+) -> Iterator[str]:
     """Open one page and say everything that is wrong with it."""
     width, height = SIZES[size]
     context = browser.new_context(
@@ -126,6 +139,7 @@ def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictu
     if path.name == "search.html" and not finds(page):
         yield "the search finds nothing"
     yield from by_keyboard(page, size)
+    yield from operate(page, studies)
     yield from said
     context.close()
 
@@ -146,6 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("site", type=Path)
     parser.add_argument("--pictures", type=Path, help="folder for a screenshot of every page")
+    parser.add_argument("--studies", type=Path, default=ROOT / "figures/data/studies", help="the stored rows")
+    parser.add_argument("--only", default="", help="only pages whose path holds this")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     site, wrong = given.site.resolve(), 0
@@ -156,10 +172,10 @@ def main() -> None:
         sys.exit("error: there is no chromium on the PATH (Debian: apt-get install chromium)")
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium)
-        for path in pages(site):
-            found = list(broken_links(path))
+        for path in (path for path in pages(site) if given.only in path.as_posix()):
+            found = [*broken_links(path), *without_script(browser, path, given.studies)]
             for size, scheme in product(SIZES, SCHEMES):
-                problems = read(browser, site, path, size, scheme, given.pictures)
+                problems = read(browser, site, path, size, scheme, given.pictures, given.studies)
                 found += [f"{problem} ({size}, {scheme})" for problem in problems]
             log.info("%s: %s", path.relative_to(site), "\n    ".join(["", *found]) if found else "good")
             wrong += len(found)

@@ -8,9 +8,23 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from . import landing, live
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("docs", "figures", "rrome", "tests")  # what README and notebooks point at, beside files at the top
-PARTS = {"Notebooks": "notebooks/*.ipynb", "Guides": "docs/*.md", "Tables": "figures/*.md", "More": "*.md"}
+CONTENT = {
+    "index": "",
+    "one_edit_after_another": "",
+    "two_mismatches": "",
+    "all_figures": "figures",
+}  # pages of the site's own
+PARTS = {  # the sidebar
+    "See it happen": ("one_edit_after_another.md", "two_mismatches.md", "figures/all_figures.md"),
+    "Notebooks": ("notebooks/*.ipynb",),
+    "Guides": ("docs/*.md",),
+    "Tables": ("figures/claims.md", "figures/table*.md"),
+    "Repository": ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 log = logging.getLogger(__name__)
 
@@ -28,20 +42,20 @@ def lay_out(root: Path, profile: str, target: Path) -> None:
     for committed in (root / "notebooks").glob("*.ipynb"):
         executed = root / "build" / profile / committed.name
         shutil.copy2(executed if executed.exists() else committed, target / "notebooks")
-    landing = (target / "README.md").rename(target / "index.md")
-    for page in [*target.glob("*.md"), *target.glob("docs/*.md")]:
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r"(?<=\]\()(\.\./)?README\.md", r"\1index.md", text), encoding="utf-8")
-    with landing.open("a", encoding="utf-8") as page:
+    for name, folder in CONTENT.items():
+        text = (Path(__file__).parent / "content" / f"{name}.md").read_text(encoding="utf-8")
+        text = live.fill(landing.fill(text, target), target / "figures" / "data" / "studies")
+        (target / folder / f"{name}.md").write_text(text, encoding="utf-8")
+    with (target / "index.md").open("a", encoding="utf-8") as page:
         page.write(contents(target))
 
 
 def contents(folder: Path) -> str:
     """The table of contents that the sidebar shows, for the end of the landing page."""
     trees = []
-    for part, pattern in PARTS.items():
-        names = sorted(page.relative_to(folder).with_suffix("").as_posix() for page in folder.glob(pattern))
-        entries = "\n".join(name for name in names if name != "index")
+    for part, patterns in PARTS.items():
+        found = [page for pattern in patterns for page in sorted(folder.glob(pattern))]
+        entries = "\n".join(page.relative_to(folder).with_suffix("").as_posix() for page in found)
         trees.append(f"\n```{{toctree}}\n:hidden:\n:caption: {part}\n\n{entries}\n```\n")
     return "".join(trees)
 

@@ -1,12 +1,15 @@
 """The pages of the site before Sphinx reads them; `make check-book` reads the site itself in a browser."""
 
+import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from book import pages
+from book import landing, live, pages, stored
 
 WIDGET = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "50 %"}
 
@@ -49,8 +52,12 @@ def test_the_landing_page_lists_every_guide(source):
     assert listed == sorted(path.stem for path in (pages.ROOT / "docs").glob("*.md"))
 
 
-def test_a_link_to_the_readme_leads_to_the_landing_page(source):
-    assert "](../index.md)" in (source / "docs" / "running.md").read_text(encoding="utf-8")
+def test_every_page_is_in_the_sidebar(source):
+    listed = re.findall(r"^([\w./-]+)$", pages.contents(source), re.MULTILINE)
+    written = [*source.glob("*.md"), *source.glob("*/*.md"), *source.glob("notebooks/*.ipynb")]
+    assert sorted(listed) == sorted(
+        path.relative_to(source).with_suffix("").as_posix() for path in written if path.stem != "index"
+    )
 
 
 def test_what_readme_guides_and_notebooks_link_to_is_there(source):
@@ -101,3 +108,151 @@ def test_a_committed_page_says_that_it_is_the_short_run(tmp_path):
 def test_a_table_without_a_heading_gets_one():
     assert pages.with_title("| a |", "table1_metrics") == "# Table 1 metrics\n\n| a |"
     assert pages.with_title("# Claims\n", "claims") == "# Claims\n"
+
+
+# --- the interactive figures and the landing page
+
+ASKED = {"requested_rewrite": {"prompt": "{} is in", "target_new": {"str": "Rome"}}}
+
+
+def journal(path, settings, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"settings": settings}, *rows]), encoding="utf-8")
+
+
+def edit(subject, delta, perplexity, text=" fine"):
+    sizes = {"delta": delta, "delta_after": delta, "perplexity": perplexity, "texts": [text]}
+    return {"subject": subject, "fact": ASKED} | sizes
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """Two sequences of three edits, the second of which is a disabling one under ROME; one fact under eight rules."""
+    runs = {"rome": [edit("A", 1.0, 10.5), edit("B", 50.0, math.inf, " </script> B"), edit("C", 1.0, None)]}
+    runs["r-rome"] = [edit("A", 1.0, 10.1), edit("B", 2.0, 10.2), edit("C", 1.0, 10.3)]
+    for rule, rows in runs.items():
+        settings = {"rule": rule, "layer": 7, "model_name": "tiny", "prompts": ["The weather"]}
+        start = {"edits": 0, "perplexity": 10.0, "texts": [" sunny"]}
+        journal(tmp_path / f"sequential-{rule}" / "edits.jsonl", settings, rows)
+        journal(tmp_path / f"sequential-{rule}" / "checkpoints.jsonl", settings, [start])
+    journal(tmp_path / "single_edits-1.jsonl", {}, single_edit())
+    return tmp_path
+
+
+def single_edit():
+    """The rows of one fact as the formula makes them from random keys, C_0 and W: nothing of the site's own algebra."""
+    random = np.random.default_rng(0)
+    k = {"a": random.normal(size=6), "o": random.normal(size=6)}
+    half, weight, delta = random.normal(size=(6, 6)), random.normal(size=(4, 6)), random.normal(size=4)
+    inverse = np.linalg.inv(half @ half.T + np.eye(6))
+    about = {"case_id": 1, "subject": "A", "prompt": "{} is in", "target_new": "Rome", "layer": 7}
+    rows = [about | {"rule": "unedited", "perplexity": 10.0}]
+    for rule, (u, d, r) in live.CHOICES.items():
+        denominator, residual = k[u] @ inverse @ k[d], delta + weight @ (k["o"] - k[r])
+        size = np.linalg.norm(np.outer(residual, inverse @ k[u]) / denominator)
+        rows.append(about | {"rule": rule, "perplexity": 20.0, "denominator": denominator, "delta_frobenius": size})
+    return rows
+
+
+def test_a_sequence_is_read_from_the_unedited_model_on(studies):
+    rome, other = stored.sequences(studies)
+    assert [rome["rule"], other["rule"]] == ["rome", "r-rome"]
+    assert [state["large"] for state in rome["states"]] == [False, False, True, False]
+    assert [state["perplexity"] for state in rome["states"]] == [10.0, 10.5, None, None]  # a page has no infinity
+    assert rome["states"][0]["text"] == " sunny" and rome["states"][2]["fact"] == "B is in → Rome"
+
+
+def test_the_layer_with_the_longest_runs_comes_first(studies):
+    settings = {"rule": "rome", "layer": 3, "model_name": "tiny", "prompts": ["The weather"]}
+    journal(studies / "sequential-3" / "edits.jsonl", settings, [edit("A", 1.0, 10.5)])
+    journal(studies / "sequential-3" / "checkpoints.jsonl", settings, [{"perplexity": 10.0, "texts": [""]}])
+    assert [(run["layer"], run["rule"]) for run in stored.sequences(studies)] == [
+        (7, "rome"),
+        (7, "r-rome"),
+        (3, "rome"),
+    ]
+
+
+def test_the_sizes_of_all_eight_rules_follow_from_the_two_mismatches(studies):
+    (fact,) = stored.singles(studies)
+    assert -1 < fact["cos"] < 1 and fact["layer"] == 7
+    for rule, (_, _, size) in live.sizes(fact).items():
+        assert size == pytest.approx(fact["stored"][rule]["size"])
+        assert fact["stored"][rule]["times"] == 2
+
+
+def test_a_fact_needs_four_rules_and_shows_those_that_it_has(studies):
+    journal(studies / "single_edits-2.jsonl", {}, [row for row in single_edit() if row["rule"] != "aao"])
+    journal(studies / "single_edits-1.jsonl", {}, [row for row in single_edit() if row["rule"] != "ooa"])
+    (fact,) = stored.singles(studies)
+    assert fact["file"] == "single_edits-1.jsonl" and live.was(fact, "ooa", "size") == "" != live.was(
+        fact, "aao", "size"
+    )
+
+
+def test_the_verdict_table_shows_the_core_statement(tmp_path):
+    lines = ["id,role,statement", "C1,premise,it collapses", "C1,core,it jumps", "C2,core,it is large"]
+    (tmp_path / "claims.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert [row["statement"] for row in stored.claims(tmp_path / "claims.csv")] == ["it jumps", "it is large"]
+
+
+def test_the_figures_stand_without_a_script_and_carry_their_rows(studies):
+    page = live.fill("{{edits}}\n{{sequences}}", studies)
+    assert 'After edit <b class="n">2</b>' in page and "&lt;/script&gt; B" in page  # at the first disabling edit
+    assert page.count("</script>") == 1  # no text of a model ends the rows
+    rows = json.loads(re.search(r'class="rows">(.*)</script>', page)[1])
+    assert rows == stored.sequences(studies)
+    assert "[ROME at layer 7](figures/data/studies/sequential-rome/edits.jsonl)" in page
+    page = live.fill("{{mismatches}}\n{{singles}}", studies)
+    assert "[single edits at layer 7](figures/data/studies/single_edits-1.jsonl)" in page
+    assert json.loads(re.search(r'class="rows">(.*)</script>', page)[1])["facts"] == stored.singles(studies)
+
+
+def test_a_page_says_that_rows_are_missing(tmp_path):
+    assert "not stored yet" in live.fill("{{edits}}", tmp_path) and "not stored yet" in live.fill(
+        "{{mismatches}}", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (18.0872, "18.1"),
+        (2714.99, "2,710"),
+        (4.742e-05, "4.74e-05"),
+        (0.00251, "0.00251"),
+        (None, "no number"),
+    ],
+)
+def test_numbers_have_three_digits(number, text):
+    assert live.shown(number) == text
+
+
+def test_the_landing_page_has_a_verdict_per_claim_and_a_thumbnail_per_figure_of_a_notebook(source):
+    page = (source / "index.md").read_text(encoding="utf-8")
+    for row in stored.claims(pages.ROOT / "figures" / "data" / "claims.csv"):
+        assert f"| {row['id']} |" in page and f"[{row['verdict']}](notebooks/" in page
+    assert {path for path, _ in landing.sources(source).values()} == {
+        source / link for link in re.findall(r"^  .*\]\((notebooks/\S+)\)$", page, re.MULTILINE)
+    }
+
+
+def test_every_figure_is_on_the_page_of_figures(source):
+    page = (source / "figures" / "all_figures.md").read_text(encoding="utf-8")
+    missing = [path.name for path in (pages.ROOT / "figures").glob("*.png") if f"]({path.name})" not in page]
+    made_by_a_run = {"fig0_toy_memory.png"}  # its notebook is a stand-in here
+    assert set(missing) <= made_by_a_run
+
+
+STUDIES = pages.ROOT / "figures" / "data" / "studies"
+
+
+@pytest.mark.skipif(not STUDIES.exists(), reason="no rows of studies are stored yet")
+def test_what_the_pages_say_of_the_two_layers_is_what_the_stored_rows_say():
+    runs = {(run["layer"], run["rule"]): run["states"] for run in stored.sequences(STUDIES)}
+    last = {key: states[-1]["perplexity"] / states[0]["perplexity"] for key, states in runs.items()}
+    assert last[7, "rome"] > 2 and last[11, "r-rome"] > 2
+    assert max(last[7, "r-rome"], last[7, "aao"], last[11, "rome"], last[11, "aao"]) < 2
+    (late,) = [fact for fact in stored.singles(STUDIES) if fact["layer"] == 28]
+    assert late["swell"] > 10 and late["stored"]["r-rome"]["times"] > 2 > late["stored"]["aao"]["times"]
