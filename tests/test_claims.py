@@ -102,7 +102,7 @@ CASES = {
         "C6", "not reproduced", {"rome": run(sizes([80]), CREEP * (level({80: 1e9}) / 20))},
     ),
     "r-rome collapses too": ("C7", "not reproduced", {"r_rome": run(SMALL / 50, level({3: 9}))}),
-    "r-rome collapses later": ("C7", "partly", {"r_rome": run(SMALL / 50, level({90: 9}))}),
+    "r-rome collapses later": ("C7", "not reproduced", {"r_rome": run(SMALL / 50, level({90: 9}))}),
     "r-rome has steps": ("C7", "partly", {"r_rome": run(sizes([3], 9.0) / 50, FLAT)}),
     "nothing to be slower than": ("C7", "open", {"rome": run(SMALL, FLAT)}),
     "r-rome is worse": ("C8", "not reproduced", {"single": single_study({}, ps={"r-rome": -0.2})}),
