@@ -72,7 +72,7 @@ def figures(root: Path) -> str:
     for name, (path, title) in sources(root).items():
         files = {"numbers": f"data/{name}.csv", "provenance": f"{name}.json"}
         rows = [file for pattern, names in ROWS.items() if name in names for file in sorted(studies.glob(pattern))]
-        files |= {f"rows {n}": f"data/studies/{file.relative_to(studies)}" for n, file in enumerate(rows, 1)}
+        files |= {f"rows {n}": f"data/studies/{file.relative_to(studies)}.gz" for n, file in enumerate(rows, 1)}
         links = [f"[{word}]({file})" for word, file in files.items() if (root / "figures" / file).exists()]
         links.insert(0, f"[{title}](../notebooks/{path.name})")
         heading = re.sub(r"^Fig(\d)", r"Figure \1:", name.replace("_", " ").capitalize())

@@ -24,10 +24,10 @@ def fill(text: str, studies: Path) -> str:
                 f"{{{{{name}}}}}", draw(rows) if rows else "*The rows of this figure are not stored yet.*"
             )
     words = {run["folder"]: f"{NAMES.get(run['rule'], run['rule'])} at layer {run['layer']}" for run in runs}
-    links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl)" for folder, word in words.items()]
+    links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl.gz)" for folder, word in words.items()]
     text = text.replace("{{sequences}}", ", ".join(links) or "none yet")
     layers = {fact["file"]: fact["layer"] for fact in facts}
-    links = [f"[single edits at layer {layer}](figures/data/studies/{file})" for file, layer in layers.items()]
+    links = [f"[single edits at layer {layer}](figures/data/studies/{file}.gz)" for file, layer in layers.items()]
     return text.replace("{{singles}}", ", ".join(links) or "none yet")
 
 

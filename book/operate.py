@@ -48,6 +48,9 @@ def state(figure: Locator, runs: list[dict[str, Any]], at: int) -> Iterator[str]
     for run in runs:
         if at < len(run["states"]):
             row, model = run["states"][at], figure.locator(f'.model[data-rule="{run["rule"]}"]')
+            if not model.count():
+                yield f"the stored run of {run['rule']} is not on the page: build it anew"
+                continue
             yield from differs(f"text of {run['rule']} after {at}", model.locator(".text").inner_text(), row["text"])
             for name in ("perplexity", "delta"):
                 value = model.locator(f".{name}").inner_text()

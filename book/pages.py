@@ -1,6 +1,7 @@
 """The pages of the site: README, docs, executed notebooks and tables, laid out for Sphinx as they lie in the repository."""
 
 import argparse
+import gzip
 import logging
 import re
 import shutil
@@ -42,6 +43,8 @@ def lay_out(root: Path, profile: str, target: Path) -> None:
     for committed in (root / "notebooks").glob("*.ipynb"):
         executed = root / "build" / profile / committed.name
         shutil.copy2(executed if executed.exists() else committed, target / "notebooks")
+    for path in (target / "figures" / "data").rglob("*.jsonl"):  # readers download the rows compressed
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     for name, folder in CONTENT.items():
         text = (Path(__file__).parent / "content" / f"{name}.md").read_text(encoding="utf-8")
         text = live.fill(landing.fill(text, target), target / "figures" / "data" / "studies")

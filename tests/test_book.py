@@ -202,9 +202,9 @@ def test_the_figures_stand_without_a_script_and_carry_their_rows(studies):
     assert page.count("</script>") == 1  # no text of a model ends the rows
     rows = json.loads(re.search(r'class="rows">(.*)</script>', page)[1])
     assert rows == stored.sequences(studies)
-    assert "[ROME at layer 7](figures/data/studies/sequential-rome/edits.jsonl)" in page
+    assert "[ROME at layer 7](figures/data/studies/sequential-rome/edits.jsonl.gz)" in page
     page = live.fill("{{mismatches}}\n{{singles}}", studies)
-    assert "[single edits at layer 7](figures/data/studies/single_edits-1.jsonl)" in page
+    assert "[single edits at layer 7](figures/data/studies/single_edits-1.jsonl.gz)" in page
     assert json.loads(re.search(r'class="rows">(.*)</script>', page)[1])["facts"] == stored.singles(studies)
 
 
