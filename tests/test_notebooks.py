@@ -74,7 +74,8 @@ def test_cells_are_short_and_stand_under_text(notebook, code):
     assert len(texts) >= len(code)
     for cell in code:
         tree = ast.parse(cell.source)
-        assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15
+        limit = 20 if "parameters" in cell.metadata.get("tags", []) else 15  # a knob a line
+        assert len([line for line in cell.source.splitlines() if line.strip()]) <= limit
         assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
 
 

@@ -93,7 +93,7 @@ class Model:
         """
         if self.lm.training:
             raise RromeError(f"{self.name} is in training mode, where dropout is random: call model.lm.eval() first")
-        if torch.is_autocast_enabled(self.device.type):
+        if torch.amp.is_autocast_available(self.device.type) and torch.is_autocast_enabled(self.device.type):
             raise RromeError(
                 f"torch.autocast rounds all numbers of {self.name}: leave it, and load in the dtype you want"
             )
@@ -112,24 +112,25 @@ class Branch:
 
     def __init__(self, model: Model):
         model.edits.verify()
-        self._model, self._stored = model, model.site.module.weight.data.clone()
+        self._model = model
+        self._stored = nn.Parameter(model.site.module.weight.detach().clone(), requires_grad=False)
         self.edits = Edits(model.site, model.fingerprint, original=model.site.weight)
 
     @property
     def weight(self) -> torch.Tensor:
         """W as this branch has it, (d_v, d_k)."""
-        return self._stored.T if self._model.site.transposed else self._stored
+        return self._stored.detach().T if self._model.site.transposed else self._stored.detach()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Inside, the model has this W and these edits; nothing is copied."""
         module, edits, path = self._model.site.module, self._model.record.edits, self._model.site.path
-        own = module.weight.data, edits[path]
-        module.weight.data, edits[path] = self._stored, self.edits
+        own = module.weight, edits[path]
+        module.weight, edits[path] = self._stored, self.edits
         try:
             yield
         finally:
-            module.weight.data, edits[path] = own
+            module.weight, edits[path] = own
 
 
 def rows_of(lm: PreTrainedModel) -> int:
