@@ -1,4 +1,4 @@
-"""The whole method in a hundred plain lines, read first: no batch, no padding, no cache. The tests compare the kit with it.
+"""The whole method in some 120 plain lines, read first: no batch, no padding, no cache. The tests compare the kit with it.
 
 W, b    down-projection of the MLP of layer l*, (d_v, d_k) and (d_v,)
 i       position of the subject's last token; T tokens in a prompt, V in the vocabulary
