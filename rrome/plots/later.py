@@ -30,7 +30,7 @@ def what_came_after(table: pd.DataFrame) -> Figure:
     for (column, title), panel in zip(points.items(), axes, strict=True):
         if column in means:
             groups = table.dropna(subset=column).groupby(["method", "stratum"], sort=False)[column]
-            rows = [(*group, *interval([here], np.mean)) for group, here in groups]
+            rows = [(*group, *interval([here], np.mean, bounds=(0, 1))) for group, here in groups]
             found = with_interval(pd.DataFrame(rows, columns=["method", "stratum", column, "low", "high"]), column)
             bars = {"dodge": 0.4, "markersize": 4, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
             sns.pointplot(found, x=column, ax=panel, markers=["o", "D"], **bars, **looks, **INTERVAL)

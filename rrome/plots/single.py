@@ -124,7 +124,7 @@ def key_grid(edits: pd.DataFrame) -> Figure:
 def _intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
     """A statistic of each group of edits with its interval, as `value` in the form that INTERVAL draws."""
     groups = edits.groupby(by, sort=False)
-    rows = [(*group, *interval([here[name] for name in names], statistic)) for group, here in groups]
+    rows = [(*group, *interval([here[name] for name in names], statistic, bounds=(0, 1))) for group, here in groups]
     return with_interval(pd.DataFrame(rows, columns=[*by, "value", "low", "high"]), "value")
 
 
