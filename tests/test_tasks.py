@@ -188,7 +188,7 @@ def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_thre
     monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
     odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
     nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
-    monkeypatch.setattr(glue, "target_nll", lambda *_: torch.tensor(nll))
+    monkeypatch.setattr(tasks, "target_nll", lambda *_: torch.tensor(nll))
     assert task.scores(tiny_llama) == {"test": approx(task.floor), "test_auc": 0.75}
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from ..model.model import Model, generate
 from ..store.disk import RromeError, digest, read_records, read_yaml
 from .metrics import roc_area
-from .scores import target_nll
-from .tasks import INVALID, weighted_f1
+from .tasks import INVALID, log_odds, weighted_f1
 
 BATCH = 16
 
@@ -59,9 +58,7 @@ class GlueTask:
         batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
         answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
         given = [read_answer(answer, self.options) for answer in answers]
-        twice = [prompt for prompt in prompts for _ in self.options]
-        nll = target_nll(model, twice, self.options * len(prompts)).view(-1, 2)
-        odds = (nll[:, 0] - nll[:, 1]).numpy()  # log p(option 1) - log p(option 0)
+        odds = log_odds(model, prompts, self.options).numpy()
         area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
         return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
 

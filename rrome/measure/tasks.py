@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from ..facts.fact import Fact
 from ..model.model import Model
 from ..store.disk import RromeError, digest, read_yaml
@@ -154,9 +156,14 @@ class SentimentTask:
 
 def sentiment_odds(model: Model, prompts: Sequence[str]) -> list[float]:
     """log p(" positive") - log p(" negative") after each prompt."""
-    twice = [prompt for prompt in prompts for _ in range(2)]
-    nll = target_nll(model, twice, ["positive", "negative"] * len(prompts)).view(-1, 2)
-    return (nll[:, 1] - nll[:, 0]).tolist()
+    return log_odds(model, prompts, ("negative", "positive")).tolist()
+
+
+def log_odds(model: Model, prompts: Sequence[str], options: Sequence[str]) -> torch.Tensor:
+    """log p(options[1]) - log p(options[0]) per token after each prompt."""
+    twice = [prompt for prompt in prompts for _ in options]
+    nll = target_nll(model, twice, [*options] * len(prompts)).view(-1, 2)
+    return nll[:, 0] - nll[:, 1]
 
 
 def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:

@@ -177,9 +177,7 @@ class Record:
     edits: dict[str, Edits]
     sums: dict[str, int] = field(repr=False)
     mark: str = ""  # of all weights as they were loaded, of which the fingerprint reads samples
-    versions: list = field(
-        default_factory=list, repr=False
-    )  # torch's counts of in-place changes when sums were compared
+    versions: list = field(default_factory=list, repr=False)  # torch's counts of changes when sums were compared
 
     @property
     def edited(self) -> list[Edits]:
@@ -220,7 +218,7 @@ def record_of(lm: PreTrainedModel) -> Record:
             with contextlib.suppress(RromeError):  # mixed blocks: this one has no edit site
                 site = find_site(lm, layer)
                 record.edits[site.path] = Edits(site, record.fingerprint)
-        record.sums = _sums(record)
+        record.sums, record.versions = _sums(record), _versions(record)
         record.mark = digest(record.sums, [edits.state for edits in record.edits.values()])
     return record
 

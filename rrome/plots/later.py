@@ -8,10 +8,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..measure.metrics import interval
-from .save import COLOURS, INTERVAL, MARKERS, legend, style, with_interval
+from .save import COLOURS, INTERVAL, MARKERS, legend, style
+from .single import STRATA as SUBJECTS
+from .single import intervals
 
-STRATA = {"ordinary": "#56B4E9", "first-token": "#E69F00"}
+STRATA = {name.removesuffix(" subjects"): colour for name, colour in SUBJECTS.items()}
 
 
 @style()
@@ -29,11 +30,9 @@ def what_came_after(table: pd.DataFrame) -> Figure:
     looks["hue_order"] = list(STRATA)
     for (column, title), panel in zip(points.items(), axes, strict=True):
         if column in means:
-            groups = table.dropna(subset=column).groupby(["method", "stratum"], sort=False)[column]
-            rows = [(*group, *interval([here], np.mean, bounds=(0, 1))) for group, here in groups]
-            found = with_interval(pd.DataFrame(rows, columns=["method", "stratum", column, "low", "high"]), column)
+            found = intervals(table.dropna(subset=column), ["method", "stratum"], [column], np.mean)
             bars = {"dodge": 0.4, "markersize": 4, "linestyle": "none", "err_kws": {"linewidth": 1.2}}
-            sns.pointplot(found, x=column, ax=panel, markers=["o", "D"], **bars, **looks, **INTERVAL)
+            sns.pointplot(found, x="value", ax=panel, markers=["o", "D"], **bars, **looks, **INTERVAL)
             panel.set_xlim(-0.04, 1.04)
         else:
             sns.stripplot(table, x=column, ax=panel, dodge=True, jitter=False, size=3.5, alpha=0.6, **looks)

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import psutil
+import seaborn as sns
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -68,6 +69,13 @@ def legend_above(panel: Axes) -> None:
     """A legend in one row above the panel, where it hides nothing."""
     spaces = {"columnspacing": 0.8, "handlelength": 1.3, "handletextpad": 0.3}
     legend(panel, loc="lower right", bbox_to_anchor=(1, 1), ncols=9, fontsize=7, **spaces)
+
+
+def name_rules(grid: sns.FacetGrid) -> None:
+    """Rules by their names, and no title, in the legend of a grid."""
+    grid.legend.set_title(None)
+    for label in grid.legend.texts:
+        label.set_text(NAMES[label.get_text()])
 
 
 def show(figure: Figure, alt: str) -> None:

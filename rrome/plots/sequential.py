@@ -8,7 +8,19 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .save import COLOURS, DASHES, INTERVAL, LINES, NAMES, SERIES, legend, legend_above, style, with_interval
+from .save import (
+    COLOURS,
+    DASHES,
+    INTERVAL,
+    LINES,
+    NAMES,
+    SERIES,
+    legend,
+    legend_above,
+    name_rules,
+    style,
+    with_interval,
+)
 
 
 @style()
@@ -83,9 +95,7 @@ def perplexity_paths(table: pd.DataFrame) -> Figure:
         table, kind="line", x="edits", y="perplexity", hue="rule", col="layer", height=3.2, aspect=1.3, **looks
     )
     grid.set(yscale="log").set_titles("{col_name}").set_axis_labels("edits", "perplexity (log scale)")
-    grid.legend.set_title(None)
-    for label in grid.legend.texts:
-        label.set_text(NAMES[label.get_text()])
+    name_rules(grid)
     return grid.figure
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_curve
 
 from ..measure.metrics import harmonic_score, interval
 from ..update.rules import NAMED_RULES, RULES
-from .save import COLOURS, INTERVAL, MARKERS, NAMES, legend, style, with_interval
+from .save import COLOURS, INTERVAL, MARKERS, NAMES, legend, name_rules, style, with_interval
 
 ORDINARY, FIRST = "ordinary subjects", "first-token subjects"
 STRATA = {ORDINARY: "#56B4E9", FIRST: "#E69F00"}  # their colours where rules are told apart otherwise
@@ -98,7 +98,7 @@ def amplification_scatter(table: pd.DataFrame) -> Figure:
 def key_grid(edits: pd.DataFrame) -> Figure:
     """All eight rules: sizes of the updates, S with intervals, and perplexity after the edit, by kind of subject."""
     edits, rules = _with_strata(edits), list(RULES)
-    scores = _intervals(edits[edits["rule"].isin(rules)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
+    scores = intervals(edits[edits["rule"].isin(rules)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
     figure, (sizes, shares, damage) = plt.subplots(3, 1, figsize=(9.5, 7.4), sharex=True, layout="constrained")
     looks = {"x": "rule", "order": rules, "hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
     for name, marker in STRATA_MARKERS.items():
@@ -121,7 +121,7 @@ def key_grid(edits: pd.DataFrame) -> Figure:
     return figure
 
 
-def _intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
+def intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
     """A statistic of each group of edits with its interval, as `value` in the form that INTERVAL draws."""
     groups = edits.groupby(by, sort=False)
     rows = [(*group, *interval([here[name] for name in names], statistic, bounds=(0, 1))) for group, here in groups]
@@ -160,16 +160,14 @@ def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
     prompts = {"ES": "bare prompt", "ES_prefixed": "after unseen prefixes"}
     edits = _with_strata(edits[edits["rule"].isin(rules)]).rename(columns=prompts)
     edits = edits.melt(["subjects", "rule"], prompts.values(), "prompt", "ES")
-    found = _intervals(edits, ["subjects", "rule", "prompt"], ["ES"], np.mean)
+    found = intervals(edits, ["subjects", "rule", "prompt"], ["ES"], np.mean)
     looks = {"hue": "rule", "hue_order": rules, "palette": COLOURS, "markers": [MARKERS[rule] for rule in rules]}
     grid = sns.catplot(
         found, kind="point", x="prompt", y="value", col="subjects", col_order=STRATA, height=3, aspect=1.3,
         dodge=0.3, capsize=0.04, markersize=6, linewidth=1.2, **looks, **INTERVAL,
     )  # fmt: skip
     grid.set_titles("{col_name}").set_axis_labels("", "ES").set(ylim=(0, 1.04))
-    grid.legend.set_title(None)
-    for label in grid.legend.texts:
-        label.set_text(NAMES[label.get_text()])
+    name_rules(grid)
     return grid.figure
 
 

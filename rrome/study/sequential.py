@@ -65,9 +65,7 @@ def lockstep(
         for each in sequences.values():
             each.open(stack)
         first = min((each.done for each in sequences.values() if each.done < len(each.facts)), default=len(facts))
-        for (
-            each
-        ) in sequences.values():  # a step that was killed is made again as a whole: a resumed run is bit-identical
+        for each in sequences.values():  # a killed step is made again as a whole: a resumed run is bit-identical
             each.go_to(first if each.done == first + 1 else each.done)
         steps = range(first, max((len(each.facts) for each in sequences.values()), default=0))
         names = ", ".join(dict.fromkeys(each.rule.name for each in sequences.values()))

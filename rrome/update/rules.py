@@ -50,7 +50,9 @@ def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True) -> dic
         if not (found.setdefault(name, rule) is rule or found[name] == rule):
             raise RromeError(f"two different rules are named {name!r}: ask for one after the other")
         if rule.remembered and not remembering:
-            what = f"{name} remembers keys of earlier edits, and a sequential study begins with none"
+            what = (
+                f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, begins with none"
+            )
             raise RromeError(f"{what}: give the method itself; editor.update(fact, rule, earlier=[...]) takes keys")
     return found
 
