@@ -29,6 +29,7 @@ help: ## show this list
 
 figures: $(RUNS) ## run the notebooks that PROFILE (laptop) names and write their figures; skips what is up to date
 	@echo; echo "Executed notebooks in build/$(PROFILE)/; each line above says where its figures are."
+	@$(BIN)/python -m tools.compare $$(find $(or $(FIGURES),figures) -maxdepth 1 -name '*.csv' -newer $(SETTINGS))
 
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb notebooks/profiles/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(STAMP)
 	@echo "[$$(printf '%s\n' $(NAMED) | grep -nxF $* | cut -d: -f1) of $(words $(NAMED))] $*, profile $(PROFILE)"

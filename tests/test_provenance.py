@@ -1,10 +1,12 @@
 import json
 
+import pandas as pd
 import torch
 from facts_for_tests import PREFIXES
 
 from rrome import Editor, second_moment
 from rrome.plots.save import git_commit, provenance
+from tools import compare
 
 
 def test_everything_needed_to_make_the_figure_again_is_recorded(tiny, texts):
@@ -26,3 +28,15 @@ def test_without_an_editor_only_settings_and_surroundings_are_recorded():
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path):
     assert git_commit(tmp_path) is None
+
+
+def test_a_run_is_compared_with_the_accepted_tables(tmp_path, capsys):
+    accepted = pd.DataFrame({"rule": ["rome", None], "perplexity": [20.0, None], "n": [0, 2]})
+    assert compare.difference(accepted, accepted) == "equal"
+    far = compare.difference(accepted.assign(perplexity=[30.0, None], rule=["r-rome", None]), accepted)
+    assert far == "perplexity by 5.0e-01 of itself, other numbers by less; 1 texts differ"
+    assert "inf" in compare.difference(accepted.assign(perplexity=[20.0, 1.0]), accepted)
+    assert "1 rows of 3 columns, accepted are 2 of 3" in compare.difference(accepted[:1], accepted)
+    accepted.to_csv(tmp_path / "of_no_figure.csv")
+    compare.main(str(tmp_path / "of_no_figure.csv"))
+    assert not capsys.readouterr().out
