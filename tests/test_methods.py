@@ -167,6 +167,13 @@ def test_a_key_that_earlier_ones_span_has_no_exact_update_and_a_soft_one():
     assert right_of(replace(METHODS["memit-seq"], tau=1e-3), earlier[0], earlier).isfinite().all()
 
 
+def test_an_exact_memory_keeps_earlier_keys_that_are_nearly_one():
+    (common,), every = random_keys(1), random_keys(12, seed=1)
+    *earlier, keys = [Keys(common.all + 1e-5 * each.all) for each in every]
+    right = right_of(Method(remembers=True), keys, earlier)
+    assert max(abs(right @ half(each)) for each in earlier) < 1e-8 and right @ half(keys) == pytest.approx(1.0)
+
+
 def test_scaled_methods_write_the_same_share_whatever_the_unit_of_the_keys():
     (keys,), large = random_keys(1), moment_of(scale=9.0)
     for name, method in METHODS.items():

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import numpy as np
 import pandas as pd
 import pytest
 from facts_for_tests import FACTS
 
 import rrome.study.cluster
+from rrome import measure
 from rrome.study import safety
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +142,31 @@ def test_what_is_said_of_the_later_methods_was_computed():
         ]
         worst = [f"{part['perplexity'].max() / before:.2f}" for part in parts]
         assert told[method] == [*found[0], worst[0], *found[1], worst[1]], method
+
+
+def test_what_is_said_of_each_later_method_was_computed():
+    table = pd.read_csv(ROOT / "figures" / "data" / "what_came_after.csv")
+    table["rule"], table["fact"] = table["method"], pd.factorize(table["case_id"])[0]
+    found = set()
+    for stratum, names in (("ordinary", table["method"].unique()[2:]), ("first-token", ["emmet"])):
+        here = table[table["stratum"].eq(stratum)]
+        change, share = (
+            np.log(here.pivot(index="fact", columns="rule", values=name)) for name in ("preservation", "share_written")
+        )
+        for name in names:
+            paired = measure.paired_differences(here, name, "r-rome", ["ES", "PS", "NS", "S"])
+            found |= {sizes(f"{each:.0f}" for each in row) for row in paired.to_numpy()}
+            times, strength = change[name] - change["r-rome"], share[name] - share["r-rome"]
+            for per in (times, times - strength):
+                found.add(sizes(f"{each:.2f}" for each in np.exp(measure.interval([per], np.mean))))
+    told = re.findall(r"(-?[\d.]+)\s+(?:times\s+)?\[(-?[\d.]+),\s+(-?[\d.]+)\]", TEXT["later-methods"])
+    assert len(told) > 20 and not [numbers for numbers in told if sizes(numbers) not in found]
+
+
+def sizes(numbers):
+    """A number and the ends of its interval without their signs: a loss of 30 is a gain of -30."""
+    value, *ends = (number.removeprefix("-") for number in numbers)
+    return value, *sorted(ends, key=float)
 
 
 def test_the_speed_is_what_was_measured():

@@ -60,8 +60,10 @@ def test_what_nas_left_out_is_counted_and_leaves_no_key(editor, tmp_path):
     norm = sorted(lengths)[-1] / 2.0001  # below half of the longest
     rule = NAS("alphaedit", norm)
     table = single_edits(editor, facts, tmp_path / "rows.jsonl", rules=[rule])
-    sizes = table.query("rule != 'unedited'")["delta_frobenius"]
+    made = table.query("rule != 'unedited'")
+    sizes = made["delta_frobenius"]
     assert [size == 0 for size in sizes] == [length > 2 * norm for length in lengths] and (sizes == 0).any()
+    assert made["share_written"].eq(0).tolist() == (sizes == 0).tolist()  # an edit left out writes nothing
     nothing = NAS("alphaedit", min(lengths) / 100)
     run = sequential_edits(editor, facts, tmp_path / "run", rule=nothing)
     assert (run.edits["delta_frobenius"] == 0).all() and run.edits["error"].isna().all()

@@ -15,7 +15,7 @@ from .metrics import (
     score,
     token_entropy,
 )
-from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, target_nll
+from .scores import fact_probabilities, perplexity, retained, row_perplexities, rowwise, target_nll
 from .tasks import Task, agreement_task, recall_task, sentiment_task
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "paired_differences",
     "perplexity",
     "recall_task",
+    "retained",
     "row_perplexities",
     "rowwise",
     "score",

@@ -1,4 +1,4 @@
-"""The figures of the methods that came after r-ROME, and of ROME and r-ROME with C = I."""
+"""The figures of later methods, and of ROME and r-ROME with C = I."""
 
 from typing import Any
 

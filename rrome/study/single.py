@@ -227,7 +227,7 @@ def _size(solution: Solution, rule: Rule | None, update: RankOneUpdate | None, n
     names = ("delta", "delta_frobenius", "delta_relative", "denominator", "share_written", "preservation")
     if rule is None or update is None:
         return dict.fromkeys(names)
-    written = (rule.choose(solution.keys)[1] @ update.right).item()
+    written = (rule.choose(solution.keys)[1] @ update.right).item() * bool(update.left.any())  # NAS may leave it out
     reach = written, update.change(solution.editor.second_moment)
     return dict(zip(names, (update.size, update.norm, update.norm / norm, update.denominator, *reach), strict=True))
 

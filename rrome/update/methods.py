@@ -25,7 +25,7 @@ from .keys import Keys
 from .second_moment import SecondMoment
 
 Average = Literal["equal", "half"]
-PUBLISHED_D_K = 16_384  # of GPT-J, for which MEMIT's lambda = 15000 was published
+PUBLISHED_D_K = 16_384  # of GPT-J, for which MEMIT's lambda = 15000 was published (Llama-3-8B: 14336, the same lambda)
 KEPT, BELOW = 0.7, 0.02  # AlphaEdit's threshold, and about how many of an 8B Llama's eigenvalues lie below it
 ROUNDING = 1e-12
 
@@ -194,7 +194,8 @@ class Memory(Rule):
 
 _NULL = Filter(slope=0, offset=1, below=BELOW)
 _IDENTITY = Filter(slope=0, offset=1)
-METHODS = {  # the published constants: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory), 2502.01636, 2605.09285
+METHODS = {  # the constants published for GPT-J and Llama-3-8B: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory),
+    # 2502.01636 (Llama-3-8B), 2605.09285
     "emmet": Method(),
     "memit": Method(tau=15_000),
     "memit-seq": Method(tau=15_000, remembers=True),

@@ -62,8 +62,8 @@ class _Wrapper(Rule):
 class NAS(_Wrapper):
     """Norm anchor (2602.02543): v_e gets the length `norm` (see `anchor_norm`); published with AlphaEdit.
 
-    As in its code, an edit whose v_e is longer than `skip` times the norm is left out: its update is zero. With `skip` None
-    none is.
+    As in its code, an edit whose v_e is longer than `skip` times the norm is left out: its update is zero (and, unlike there,
+    its key is not remembered). With `skip` None none is.
     """
 
     norm: float
