@@ -11,8 +11,9 @@ from families import FAMILIES, make_model, make_tokenizer, model_of, random_text
 
 import rrome
 from rrome import naive
+from rrome.update import find_values
 
-__all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts"]
+__all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts", "value_of"]
 CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}
 
 # Files that start processes, build large models, execute notebooks or read what they left: `make test-fast` leaves them out.
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items):
 def naive_value(model, fact, templates=tuple(PREFIXES), leading="", **options):
     """The naive search's (v_e, delta, losses) in an unedited model, made once however many tests compare with it."""
     return naive.value(model, fact, templates, leading, **options)
+
+
+def value_of(model, fact, templates, search=None, leading=None):
+    """v_e of one fact, searched alone."""
+    (value,) = find_values(model, [fact], templates, search, leading)
+    return value
 
 
 @pytest.fixture(scope="module", params=FAMILIES)  # each made once; a wider scope would reorder tests across files
