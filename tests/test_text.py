@@ -3,7 +3,8 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.facts.text import factbook_prose, hub_texts, named_texts, read_texts
+from rrome.facts import text as text_module
+from rrome.facts.text import factbook_prose, named_texts, read_texts
 from rrome.store.disk import digest
 
 
@@ -101,18 +102,20 @@ def test_documents_come_from_the_hub_once_and_then_from_the_cache(no_cache, monk
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     expected = ["= Rome = \n Rome is old . \n = = Rivers = = \n It lies on one .", "= Paris = \n Cold ."]
     for _ in range(2):
-        assert hub_texts("wikitext") == expected
+        assert named_texts("wikitext") == expected
     assert asked == [(("Salesforce/wikitext", "wikitext-103-raw-v1"), {"split": "train", "streaming": True})]
-    assert hub_texts("wikitext", n_letters=20) == expected[:1]
-    assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+    monkeypatch.setattr(text_module, "LETTERS", 20)
+    assert named_texts("wikitext") == expected[:1]
+    assert named_texts("wikipedia") == ["= Rome =", "Rome is old ."]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RROME_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: ({"text": text} for text in WIKITEXT))
+    monkeypatch.setattr(text_module, "LETTERS", 20)
     with pytest.warns(UserWarning, match="wikipedia is streamed anew the next time: cannot write .*RROME_CACHE"):
-        assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+        assert named_texts("wikipedia") == ["= Rome =", "Rome is old ."]
 
 
 def test_a_name_stands_for_a_text(parts, no_cache, tmp_path, monkeypatch):
@@ -134,7 +137,5 @@ def test_a_name_of_nothing_lists_what_there_is(no_cache):
 
 def test_without_a_network_the_remedy_is_named(no_cache):
     with pytest.raises(RromeError, match=r"Salesforce/wikitext could not be read from the hub.*read_texts\(path\)"):
-        hub_texts("wikitext")
-    with pytest.raises(RromeError, match="no text 'books' on the hub: choose one of wikitext, wikipedia"):
-        hub_texts("books")
+        named_texts("wikitext")
     assert not list(no_cache.rglob("*.jsonl"))
