@@ -19,26 +19,8 @@ from .scores import fact_probabilities, perplexity, row_perplexities, rowwise, t
 from .tasks import Task, agreement_task, recall_task, sentiment_task
 
 __all__ = [
-    "Task",
-    "agreement_task",
-    "auc",
-    "distinct_share",
-    "fact_metrics",
-    "fact_probabilities",
-    "glue_task",
-    "harmonic_score",
-    "interval",
-    "largest_difference",
-    "metrics_table",
-    "ngram_entropy",
-    "normalised_entropy",
-    "paired_differences",
-    "perplexity",
-    "recall_task",
-    "row_perplexities",
-    "rowwise",
-    "score",
-    "sentiment_task",
-    "target_nll",
-    "token_entropy",
-]
+    "Task", "agreement_task", "auc", "distinct_share", "fact_metrics", "fact_probabilities", "glue_task",
+    "harmonic_score", "interval", "largest_difference", "metrics_table", "ngram_entropy", "normalised_entropy",
+    "paired_differences", "perplexity", "recall_task", "row_perplexities", "rowwise", "score", "sentiment_task",
+    "target_nll", "token_entropy",
+]  # fmt: skip
