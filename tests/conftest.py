@@ -7,21 +7,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is im
 
 import pytest
 from facts_for_tests import FACTS, PREFIXES
-from families import FAMILIES, make_model, make_tokenizer, model_of, random_texts
+from families import FAMILIES, model_of, random_texts
 
 import rrome
 from rrome import naive
 from rrome.update import find_values
 
-__all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts", "value_of"]
-CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}
-
 # Files that start processes, build large models, execute notebooks or read what they left: `make test-fast` leaves them out.
 SLOW = {
     "test_accelerator",
     "test_book",
-    "test_cluster",
-    "test_footprint",
     "test_notebooks",
     "test_playground",
     "test_published",

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import make_tokenizer
 from facts_for_tests import FACTS
+from families import make_tokenizer
 
 import rrome
 from rrome import RromeError, load_facts, study

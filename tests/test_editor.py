@@ -81,13 +81,10 @@ def test_reverting_what_is_not_applied_is_an_error(editor, updates):
         editor.revert(updates[1])
 
 
-def test_an_update_of_another_shape_or_with_nan_is_refused(editor, updates):
+def test_an_update_of_another_shape_is_refused(editor):
     wide = RankOneUpdate(torch.ones(3), torch.ones(5), "rome", "Rome", 1.0, 1.0)
     with pytest.raises(RromeError, match="Rome.*another model"):
         editor.apply(wide)
-    broken = RankOneUpdate(updates[0].left * float("nan"), updates[0].right, "rome", "Rome", 1.0, 1.0)
-    with pytest.raises(RromeError, match="NaN or infinity"):
-        editor.apply(broken)
 
 
 def test_sequential_edits_search_in_the_edited_model(editor, updates):

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
+from families import make_model
 from peak_bytes import PeakBytes
 from transformers import GPT2Config, LlamaConfig
 
