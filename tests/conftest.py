@@ -2,6 +2,7 @@
 
 import functools
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, below
 
@@ -60,6 +61,15 @@ def tiny() -> rrome.Model:
 @pytest.fixture(scope="session")
 def tiny_llama() -> rrome.Model:
     return model_of("llama")
+
+
+@pytest.fixture(scope="session")
+def saved(tiny_llama, tmp_path_factory) -> Path:
+    """The tiny Llama as a transformers folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_llama.lm.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,6 @@ loading = sys.modules["rrome.model.load"]  # the function `load` of the flat has
 ENTRY = read_yaml("models.yaml")["smollm2-135m"]
 
 
-@pytest.fixture(scope="module")
-def saved(tiny_llama, tmp_path_factory):
-    """A tiny model as a transformers folder."""
-    folder = tmp_path_factory.mktemp("saved")
-    tiny_llama.lm.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_the_default_loads_at_its_layer_frozen_and_in_float32(default_model):
     assert default_model.layer == 7 and default_model.depth == 30
     assert default_model.site.weight.shape == (576, 1536)
