@@ -2,25 +2,22 @@
 
 import functools
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, below
 
 import pytest
 from facts_for_tests import FACTS, PREFIXES
-from families import FAMILIES, make_model, make_tokenizer, model_of, random_texts
+from families import FAMILIES, model_of, random_texts
 
 import rrome
 from rrome import naive
-
-__all__ = ["CONFIGS", "make_model", "make_tokenizer", "naive_value", "random_texts"]
-CONFIGS = {name: FAMILIES[name] for name in ("gpt2", "gptj", "llama")}
+from rrome.update import find_values
 
 # Files that start processes, build large models, execute notebooks or read what they left: `make test-fast` leaves them out.
 SLOW = {
     "test_accelerator",
     "test_book",
-    "test_cluster",
-    "test_footprint",
     "test_notebooks",
     "test_playground",
     "test_published",
@@ -43,6 +40,12 @@ def naive_value(model, fact, templates=tuple(PREFIXES), leading="", **options):
     return naive.value(model, fact, templates, leading, **options)
 
 
+def value_of(model, fact, templates, search=None, leading=None):
+    """v_e of one fact, searched alone."""
+    (value,) = find_values(model, [fact], templates, search, leading)
+    return value
+
+
 @pytest.fixture(scope="module", params=FAMILIES)  # each made once; a wider scope would reorder tests across files
 def family(request) -> rrome.Model:
     """The tiny model of every family, for what a family can make different."""
@@ -58,6 +61,15 @@ def tiny() -> rrome.Model:
 @pytest.fixture(scope="session")
 def tiny_llama() -> rrome.Model:
     return model_of("llama")
+
+
+@pytest.fixture(scope="session")
+def saved(tiny_llama, tmp_path_factory) -> Path:
+    """The tiny Llama as a transformers folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_llama.lm.save_pretrained(folder)
+    tiny_llama.tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

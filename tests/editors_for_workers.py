@@ -3,20 +3,12 @@
 import os
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
-from conftest import CONFIGS, make_model, random_texts
 from distributed import get_worker
-from facts_for_tests import FACTS, PREFIXES
+from sequence_to_kill import make_editor
 
-from rrome import Editor, second_moment
-
-
-def make_editor(prefixes=PREFIXES, **settings) -> Editor:
-    """An editor of a tiny Llama."""
-    model = make_model(CONFIGS["llama"])
-    return Editor(model, second_moment(model, random_texts(), None, cache=False), prefixes=prefixes, **settings)
+from rrome import Editor
 
 
 def make_own_editor() -> Editor:
@@ -53,9 +45,3 @@ class Mortal(Editor):
 
     def _in(self, journal: str) -> bool:
         return all(subject in journal for subject in self.searched)
-
-
-def make_facts(n=5):
-    """Facts with a true answer and one prompt of each kind."""
-    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("Paris is",), "generation": ("The town",)}
-    return [replace(fact, target_true="Berlin", case_id=n, **prompts) for n, fact in enumerate(FACTS[:n])]

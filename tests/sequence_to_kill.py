@@ -3,8 +3,8 @@
 import sys
 from dataclasses import replace
 
-from conftest import CONFIGS, make_model, random_texts
 from facts_for_tests import FACTS, PREFIXES
+from families import FAMILIES, make_model, random_texts
 
 from rrome import Editor, second_moment
 from rrome.measure.tasks import Choice, ChoiceTask
@@ -17,16 +17,16 @@ CHECKS = Checks(
 )  # fmt: skip
 
 
-def make_facts(n=5):
+def make_facts(n=5, generation=()):
     """Facts with a true answer and one prompt of each kind."""
-    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("Paris is",)}
+    prompts = {"paraphrases": ("Rome. Where is it?",), "neighbourhood": ("Paris is",), "generation": generation}
     return [replace(fact, target_true="Berlin", case_id=n, **prompts) for n, fact in enumerate(FACTS[:n])]
 
 
-def make_editor():
+def make_editor(prefixes=PREFIXES, **settings):
     """An editor of a tiny Llama."""
-    model = make_model(CONFIGS["llama"])
-    return Editor(model, second_moment(model, random_texts(), None, cache=False), prefixes=PREFIXES)
+    model = make_model(FAMILIES["llama"])
+    return Editor(model, second_moment(model, random_texts(), None, cache=False), prefixes=prefixes, **settings)
 
 
 def run(folder):

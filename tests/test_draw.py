@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from conftest import make_tokenizer
 from facts_for_tests import FACTS
 
 import rrome
@@ -45,15 +44,13 @@ def test_a_task_of_glue_can_come_from_a_folder(tiny_llama, tmp_path):
     assert (agreement.name, sst2.name) == ("agreement", "sst2") and len(sst2.questions) == 8
 
 
-def test_the_editor_reads_the_text_that_is_named(tiny_llama, texts, tmp_path, no_cache):
-    tiny_llama.lm.save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
+def test_the_editor_reads_the_text_that_is_named(saved, texts, tmp_path, no_cache):
     (tmp_path / "mine.txt").write_text("\n\n".join(texts))
     mine = {"c0_text": str(tmp_path / "mine.txt"), "c0_tokens": 1500}
-    editor = load_editor(str(tmp_path / "model"), device="cpu", layer=1, **mine)
+    editor = load_editor(str(saved), device="cpu", layer=1, **mine)
     assert editor.second_moment.count == 1500
     with pytest.raises(RromeError, match="no text 'absent.txt'"):
-        load_editor(str(tmp_path / "model"), device="cpu", layer=1, c0_text="absent.txt")
+        load_editor(str(saved), device="cpu", layer=1, c0_text="absent.txt")
 
 
 def test_probes_are_held_out_text():

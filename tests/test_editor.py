@@ -51,18 +51,15 @@ def test_the_edit_is_seen_by_the_model(editor, updates):
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (0, 1, 2), (1, 2, 0)])
 def test_updates_come_out_in_any_order(editor, updates, order):
-    states = {(): editor.model.site.weight.clone()}
-    for update in updates[:3]:
-        editor.apply(update)
-    for out in order:
+    edits, weight = editor.model.edits, editor.model.site.weight
+    edits.set(updates)
+    for n, out in enumerate(order, 1):
         editor.revert(updates[out])
-        left = editor.applied_updates
-        if left == tuple(updates[: len(left)]):
-            states.setdefault(left, editor.model.site.weight.clone())
-    assert not editor.applied_updates
-    for update in (first := next((key for key in states if len(key) == 1), ())):
-        with editor.applied(update):
-            assert torch.equal(editor.model.site.weight, states[first])
+        left, found = tuple(updates[place] for place in range(3) if place not in order[:n]), weight.clone()
+        assert editor.applied_updates == left
+        edits.set(())
+        edits.set(left)
+        assert torch.equal(weight, found)
 
 
 def test_the_same_update_can_be_applied_twice(editor, updates):
@@ -81,13 +78,10 @@ def test_reverting_what_is_not_applied_is_an_error(editor, updates):
         editor.revert(updates[1])
 
 
-def test_an_update_of_another_shape_or_with_nan_is_refused(editor, updates):
+def test_an_update_of_another_shape_is_refused(editor):
     wide = RankOneUpdate(torch.ones(3), torch.ones(5), "rome", "Rome", 1.0, 1.0)
     with pytest.raises(RromeError, match="Rome.*another model"):
         editor.apply(wide)
-    broken = RankOneUpdate(updates[0].left * float("nan"), updates[0].right, "rome", "Rome", 1.0, 1.0)
-    with pytest.raises(RromeError, match="NaN or infinity"):
-        editor.apply(broken)
 
 
 def test_sequential_edits_search_in_the_edited_model(editor, updates):

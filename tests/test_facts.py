@@ -22,13 +22,13 @@ RECORD = {
 
 def test_the_design_pages_example():
     fact = Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe")
-    assert fact.rewrite == "Italy is located in the continent of" and fact.subject_first
+    assert fact.rewrite == "Italy is located in the continent of"
 
 
 def test_the_subjects_place_is_the_hole_even_when_it_occurs_twice():
     fact = Fact("Rome, so {}, is in", "Rome", "Spain")
     start, end = fact.subject_span
-    assert (start, fact.rewrite[start:end]) == (9, "Rome") and not fact.subject_first
+    assert (start, fact.rewrite[start:end]) == (9, "Rome")
 
 
 def test_other_braces_are_text():
@@ -98,7 +98,6 @@ def test_a_record_comes_back_as_it_went(tmp_path):
         ({"requested_rewrite": {"prompt": "{} is in"}}, r"record 0 \(case_id 7\): subject, target_new missing"),
         ({"requested_rewrite": None}, "requested_rewrite must be one JSON object, not 'None'"),
         ({"requested_rewrite": [RECORD["requested_rewrite"]] * 2}, "requested_rewrite must be one JSON object"),
-        ({"requested_rewrite": {**RECORD["requested_rewrite"], "prompt": 5}}, "record 0.*prompt must be a text"),
         ({"paraphrase_prompts": "one text"}, "'paraphrase_prompts' must be a list"),
         ({"neighborhood_prompts": [1]}, "'neighborhood_prompts' must be a list"),
         (

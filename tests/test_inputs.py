@@ -24,11 +24,6 @@ def test_white_space_around_a_subject_changes_nothing(editor, subject):
     assert torch.equal(editor.update(spaced, "r-rome").matrix(), editor.update(plain, "r-rome").matrix())
 
 
-def test_a_subject_that_ends_inside_the_target_is_refused(editor):
-    with pytest.raises(RromeError, match="subject must be a text that is not empty"):
-        Fact(PROMPT, " \u3000", "Japanese")
-
-
 @pytest.mark.parametrize(
     "setting",
     [

@@ -5,7 +5,7 @@ from families import model_of
 
 from rrome import Fact, RromeError, naive
 from rrome.update import keys as keys_module
-from rrome.update.keys import capture_inputs, fact_keys, facts_keys
+from rrome.update.keys import capture_inputs, facts_keys
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
@@ -13,7 +13,7 @@ from rrome.update.keys import capture_inputs, fact_keys, facts_keys
 def test_keys_equal_those_of_full_forward_passes(name, leading):
     model = model_of(name)
     for fact in FACTS:
-        keys = fact_keys(model, fact, PREFIXES, leading)
+        (keys,) = facts_keys(model, [fact], PREFIXES, leading)
         expected = naive.keys(model, fact, PREFIXES, leading or "")
         torch.testing.assert_close(keys.all, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(keys.average, expected.mean(0), rtol=1e-4, atol=1e-5)
@@ -21,11 +21,11 @@ def test_keys_equal_those_of_full_forward_passes(name, leading):
 
 
 def test_keys_do_not_depend_on_the_edited_weight(tiny):
-    before = fact_keys(tiny, FACTS[0], PREFIXES).all
+    before = facts_keys(tiny, [FACTS[0]], PREFIXES)[0].all
     weight = tiny.site.weight
     saved = weight.clone()
     weight.mul_(2)
-    after = fact_keys(tiny, FACTS[0], PREFIXES).all
+    after = facts_keys(tiny, [FACTS[0]], PREFIXES)[0].all
     weight.copy_(saved)
     assert torch.equal(before, after)
 
@@ -36,13 +36,13 @@ def test_nan_in_keys_is_an_error_that_names_the_prompt(tiny):
     try:
         weight.fill_(float("nan"))
         with pytest.raises(RromeError, match="Italy is located.*NaN"):
-            fact_keys(tiny, FACTS[0], PREFIXES)
+            facts_keys(tiny, [FACTS[0]], PREFIXES)[0]
     finally:
         weight.copy_(saved)
 
 
 def test_keys_of_many_facts_come_in_few_passes(tiny, monkeypatch):
-    alone = [fact_keys(tiny, fact, PREFIXES).all for fact in FACTS]
+    alone = [facts_keys(tiny, [fact], PREFIXES)[0].all for fact in FACTS]
     passes = []
     monkeypatch.setattr(keys_module, "capture_inputs", lambda *args: passes.append(args) or capture_inputs(*args))
     for one, together in zip(alone, facts_keys(tiny, FACTS, PREFIXES), strict=True):
@@ -55,7 +55,7 @@ def test_a_beginning_that_many_prompts_share_is_read_once(tiny, monkeypatch):
     facts = [Fact("The mother tongue of {} is", f"the town of {name}", "Rome") for name in ("Rome", "Paris", "Zürich")]
     long = "The Eiffel Tower is in the city of Paris and the old town lies on the river. {}"
     templates = [*PREFIXES, long]
-    alone = [fact_keys(tiny, fact, templates).all for fact in facts]
+    alone = [facts_keys(tiny, [fact], templates)[0].all for fact in facts]
     read = []
     hook = tiny.lm.get_input_embeddings().register_forward_hook(lambda _, args, out: read.append(args[0].numel()))
     plain, in_full = facts_keys(tiny, facts, templates), sum(read)

@@ -102,12 +102,12 @@ def noise(model, fact, samples=3, scale=1.0):
     return scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
 
 
-def naive_trace(model, fact, shift, kind, layers):
-    """p and p*(layers) one noise sample at a time: a clean run to remember the state, then a noised run to put it back."""
+def naive_trace(model, fact, shift, kind, layer):
+    """p and p*(layer) one noise sample at a time: a clean run to remember the state, then a noised run to put it back."""
     row = read_row(model, fact, target=fact.target_true)
-    sites = [find_site(model.lm, layer) for layer in layers]
-    parts = [site.block if kind == "hidden" else site.module for site in sites]
-    kept, probabilities = {}, []
+    site = find_site(model.lm, layer)
+    part = site.block if kind == "hidden" else site.module
+    kept, probabilities = [], []
 
     def at_subject(out):
         return (out[0] if isinstance(out, tuple) else out).view(-1, model.lm.config.hidden_size)[row.subject]
@@ -121,20 +121,16 @@ def naive_trace(model, fact, shift, kind, layers):
         tokens = subject_tokens(model, fact)
         out[0, tokens.start : tokens.stop] += sample
 
-    def keep(part, _args, out):
-        kept[part] = at_subject(out).clone()
+    def put_back(_part, _args, out):
+        at_subject(out).copy_(kept[0])
 
-    def put_back(part, _args, out):
-        at_subject(out).copy_(kept[part])
-
-    handles = [part.register_forward_hook(keep) for part in parts]
+    handle = part.register_forward_hook(lambda _part, _args, out: kept.append(at_subject(out).clone()))
     clean = run()
-    for handle in handles:
-        handle.remove()
+    handle.remove()
     for sample in shift:
         handles = [
             model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out, n=sample: add_noise(n, out)),
-            *(part.register_forward_hook(put_back) for part in parts),
+            part.register_forward_hook(put_back),
         ]
         probabilities.append(run())
         for handle in handles:
@@ -147,16 +143,12 @@ def naive_trace(model, fact, shift, kind, layers):
 def test_every_layer_equals_one_run_at_a_time(name):
     model, fact = model_of(name), KNOWN[1]
     shift = noise(model, fact)
-    for kind, window, layers in (
-        ("hidden", 1, {0: [0], 2: [2]}),
-        ("mlp", 1, {0: [0], 2: [2]}),
-        ("mlp", 2, {0: [0], 3: [2, 3]}),
-    ):
-        clean, _, mended = trace(model, fact, shift, kind, window)
-        for layer, restored in layers.items():
-            expected_clean, expected = naive_trace(model, fact, shift, kind, restored)
+    for kind in ("hidden", "mlp"):
+        clean, _, mended = trace(model, fact, shift, kind)
+        for layer in (0, 2):
+            expected_clean, expected = naive_trace(model, fact, shift, kind, layer)
             assert clean == pytest.approx(expected_clean, rel=1e-4)
-            assert mended[layer] == pytest.approx(expected, rel=1e-4), (kind, window, layer)
+            assert mended[layer] == pytest.approx(expected, rel=1e-4), (kind, layer)
 
 
 def test_putting_back_the_only_changed_state_gives_the_clean_probability(tiny):
@@ -168,18 +160,13 @@ def test_putting_back_the_only_changed_state_gives_the_clean_probability(tiny):
 
 
 def test_no_noise_has_no_effect(tiny):
-    clean, noised, mended = trace(tiny, KNOWN[0], noise(tiny, KNOWN[0], scale=0.0), "mlp", window=3)
+    clean, noised, mended = trace(tiny, KNOWN[0], noise(tiny, KNOWN[0], scale=0.0), "mlp")
     assert [noised, *mended] == pytest.approx([clean] * (1 + tiny.depth), rel=1e-5)
 
 
-def test_a_window_of_one_layer_and_of_all_layers_differ_and_the_last_block_is_too_late(tiny):
-    shift = noise(tiny, KNOWN[0])
-    _, noised, hidden = trace(tiny, KNOWN[0], shift, "hidden")
-    _, _, narrow = trace(tiny, KNOWN[0], shift, "mlp")
-    _, _, wide = trace(tiny, KNOWN[0], shift, "mlp", window=2 * tiny.depth)
+def test_the_last_block_is_too_late(tiny):
+    _, noised, hidden = trace(tiny, KNOWN[0], noise(tiny, KNOWN[0]), "hidden")
     assert hidden[-1] == pytest.approx(noised, rel=1e-5)
-    assert wide == pytest.approx([wide[0]] * tiny.depth, rel=1e-5)
-    assert narrow != pytest.approx(wide, rel=1e-3)
 
 
 def test_the_frame_is_tidy_seeded_and_leaves_the_model_alone(tiny):
@@ -202,8 +189,5 @@ def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny):
 def test_what_cannot_be_traced_is_named(tiny):
     with pytest.raises(RromeError, match="mother tongue of Bill Gates.*no target_true"):
         trace_layers(tiny, [FACTS[2]])
-    with pytest.raises(RromeError, match="kinds among hidden, mlp: got \\['attention'\\]"):
-        trace_layers(tiny, KNOWN, kinds=["attention"])
-    for facts, kinds in (([], ["mlp"]), (KNOWN, [])):
-        with pytest.raises(RromeError, match="tracing needs facts, and kinds"):
-            trace_layers(tiny, facts, kinds=kinds)
+    with pytest.raises(RromeError, match="tracing needs facts"):
+        trace_layers(tiny, [])

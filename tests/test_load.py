@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tokenizer
+from families import make_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,15 +36,13 @@ def test_loading_again_gives_the_same_weights_fast(default_model):
     assert again.layer == 4
 
 
-def test_a_folder_loads_with_a_default_and_an_explicit_layer(tiny, tmp_path):
-    tiny.lm.save_pretrained(tmp_path)
-    tiny.tokenizer.save_pretrained(tmp_path)
-    loaded = rrome.load(tmp_path, device="cpu")
+def test_a_folder_loads_with_a_default_and_an_explicit_layer(tiny_llama, saved):
+    loaded = rrome.load(saved, device="cpu")
     assert loaded.layer == 4 // 3
-    assert loaded.fingerprint == tiny.fingerprint
-    assert rrome.load(str(tmp_path), device="cpu", layer=2).layer == 2
+    assert loaded.fingerprint == tiny_llama.fingerprint
+    assert rrome.load(str(saved), device="cpu", layer=2).layer == 2
     with pytest.raises(RromeError, match="layer 7 is out of range"):
-        rrome.load(tmp_path, layer=7)
+        rrome.load(saved, layer=7)
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
@@ -93,21 +91,17 @@ def test_the_hub_is_asked_for_the_revision_and_its_absence_explained(monkeypatch
     assert seen == [asked]
 
 
-def test_a_folder_loads_alike_on_one_device_and_on_those_there_are(tiny_llama, tmp_path):
-    tiny_llama.lm.save_pretrained(tmp_path)
-    tiny_llama.tokenizer.save_pretrained(tmp_path)
-    loaded = rrome.load(tmp_path, device="auto", dtype=torch.float32)
+def test_a_folder_loads_alike_on_one_device_and_on_those_there_are(tiny_llama, saved):
+    loaded = rrome.load(saved, device="auto", dtype=torch.float32)
     assert loaded.fingerprint == tiny_llama.fingerprint
-    assert rrome.load(tmp_path, device="cpu", dtype=torch.bfloat16).site.weight.dtype == torch.bfloat16
+    assert rrome.load(saved, device="cpu", dtype=torch.bfloat16).site.weight.dtype == torch.bfloat16
 
 
-def test_an_accelerator_that_torch_was_built_for_but_is_not_there_is_not_used(tiny_llama, tmp_path, monkeypatch):
-    tiny_llama.lm.save_pretrained(tmp_path)
-    tiny_llama.tokenizer.save_pretrained(tmp_path)
+def test_an_accelerator_that_torch_was_built_for_but_is_not_there_is_not_used(saved, monkeypatch):
     monkeypatch.setattr(
         torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else "cuda"
     )
-    assert rrome.load(tmp_path).device.type == "cpu"
+    assert rrome.load(saved).device.type == "cpu"
 
 
 def test_the_current_accelerator_is_named_with_its_number(tmp_path, monkeypatch):
@@ -195,15 +189,6 @@ def test_a_gguf_file_that_is_missing_or_something_else_is_named(no_cache, tmp_pa
         with pytest.raises(RromeError, match="junk.gguf is not a GGUF file of a language model .*, or not whole"):
             rrome.load(tmp_path / "junk.gguf")
     assert not list((no_cache / "models").iterdir())
-
-
-@pytest.fixture(scope="module")
-def saved(tiny_llama, tmp_path_factory):
-    """A tiny model as a transformers folder."""
-    folder = tmp_path_factory.mktemp("saved")
-    tiny_llama.lm.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def without(*names):

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from conftest import make_model
 from facts_for_tests import PREFIXES
-from families import FAMILIES, random_texts
+from families import FAMILIES, make_model, random_texts
 from sequence_to_kill import CHECKS, make_editor, make_facts
 
 from rrome import EditLog, Editor, RromeError, Search, second_moment

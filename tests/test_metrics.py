@@ -91,11 +91,6 @@ def test_metrics_without_prompts_are_not_zero_but_missing():
     assert math.isnan(fact_metrics({"rewrite": [(0.9, 0.1)]})["PS"])
 
 
-def test_the_score_is_the_harmonic_mean():
-    assert score(1, 1, 0.5) == pytest.approx(0.75)
-    assert score(1, 0, 1) == 0
-
-
 def test_entropy_and_score_are_what_their_formulas_say():
     counts = np.random.default_rng(0).integers(1, 50, 200).tolist()
     by_hand = sum(-count / sum(counts) * math.log2(count / sum(counts)) for count in counts)

@@ -3,12 +3,12 @@ import copy
 import pytest
 import torch
 from accelerate import dispatch_model
+from conftest import value_of
 from facts_for_tests import FACTS, PREFIXES
 
 import rrome
 from rrome import RromeError
 from rrome.model.site import weights_fingerprint
-from rrome.update.value import find_value
 
 
 def test_the_fingerprint_sees_one_changed_weight_matrix(tiny):
@@ -59,5 +59,5 @@ def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
     lm = dispatch_model(lm, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
     forward = vars(lm.model.layers[0])["forward"]
     spread = rrome.wrap(lm, tiny_llama.tokenizer, 1)
-    assert torch.equal(find_value(spread, FACTS[0], PREFIXES).delta, find_value(tiny_llama, FACTS[0], PREFIXES).delta)
+    assert torch.equal(value_of(spread, FACTS[0], PREFIXES).delta, value_of(tiny_llama, FACTS[0], PREFIXES).delta)
     assert vars(lm.model.layers[0])["forward"] is forward

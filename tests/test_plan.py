@@ -77,21 +77,14 @@ def planned(*arguments):
     return CliRunner().invoke(APP, [str(argument) for argument in arguments])
 
 
-def test_the_command_makes_the_edits_of_the_studies_and_counts_them_up(
-    tiny_llama, tmp_path, folder, no_cache, monkeypatch
-):
+def test_the_command_makes_the_edits_of_the_studies_and_counts_them_up(saved, folder, no_cache, monkeypatch):
     """The work is done, by a clock that gives every part 36 s: a batch of 4 facts, an edit, a checkpoint, C_0."""
     monkeypatch.setattr(plan, "timed", lambda work, device: (36, speed.timed(work, device)[1]))
-    notebooks, model = (
-        folder(
-            "03_delta_scatter: {n_ordinary: 3, n_first_token: 2, n_companies: 0, n_generated: 2, c0_tokens: 20000}\n"
-            "04_collapse_curves: {n_items: 4, n_edits: 6, every: 3, n_sink: 0, rules: [rome, r-rome, p-rome], c0_tokens: 20000}"
-        ),
-        tmp_path / "model",
+    notebooks = folder(
+        "03_delta_scatter: {n_ordinary: 3, n_first_token: 2, n_companies: 0, n_generated: 2, c0_tokens: 20000}\n"
+        "04_collapse_curves: {n_items: 4, n_edits: 6, every: 3, n_sink: 0, rules: [rome, r-rome, p-rome], c0_tokens: 20000}"
     )
-    tiny_llama.lm.save_pretrained(model)
-    tiny_llama.tokenizer.save_pretrained(model)
-    asked = ["--profile", "mine", "--model", model, "--device", "cpu", "--notebooks", notebooks]
+    asked = ["--profile", "mine", "--model", saved, "--device", "cpu", "--notebooks", notebooks]
     result = planned(*asked)
     assert result.exit_code == 0, result.output
     lines = {words[0]: words[1:] for line in result.output.splitlines() if (words := line.split())}

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import torch
 from distributed import LocalCluster
-from editors_for_workers import make_editor, make_facts, make_mortal_editor, make_own_editor
+from editors_for_workers import make_mortal_editor, make_own_editor
+from sequence_to_kill import make_editor, make_facts
 
 from rrome import Editor, RromeError
 from rrome.store.journal import Journal, read_journal
@@ -24,7 +25,7 @@ from rrome.study import cluster as scale
 from rrome.study.single import Measures, single_edits
 
 MEASURES = Measures(n_generated=4)
-FACTS = make_facts()
+FACTS = make_facts(generation=("The town",))
 STUDY = {"measures": MEASURES, "at_once": 1}  # every fact a task of its own
 
 

@@ -26,7 +26,6 @@ from rrome.study import (
     Checks,
     collapse_edit,
     curve,
-    disabling_edits,
     read_sequential,
     read_single_edits,
     sequential_edits,
@@ -305,10 +304,6 @@ def test_a_run_collapses_when_its_perplexity_doubles(perplexities, edit):
 def test_without_a_probe_there_is_no_collapse_to_find():
     with pytest.raises(RromeError, match="give Checks a probe"):
         collapse_edit(table_of([1]).drop(columns="perplexity"), 1)
-
-
-def test_disabling_edits_are_the_large_ones():
-    assert list(disabling_edits(table_of([1] * 5, [1, 2, 40, 1, 9]))["edit"]) == [3]
 
 
 def test_a_curve_starts_at_the_unedited_model():

@@ -15,9 +15,8 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from conftest import CONFIGS, make_model
 from facts_for_tests import FACTS
-from families import FAMILIES
+from families import FAMILIES, make_model
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -84,7 +83,7 @@ def test_plain_peft_says_what_the_edited_model_says(family, tmp_path):
 
 
 def test_only_the_edited_module_is_touched_where_other_layers_have_like_names(tmp_path):
-    model = make_model(LlamaConfig(**CONFIGS["llama"].to_dict() | {"num_hidden_layers": 12, "layer_types": None}))
+    model = make_model(LlamaConfig(**FAMILIES["llama"].to_dict() | {"num_hidden_layers": 12, "layer_types": None}))
     save_adapter(tmp_path / "a", model, random_updates(model, 2), {})
     plain = peft.PeftModel.from_pretrained(model.lm, tmp_path / "a")
     touched = [name for name, module in plain.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
@@ -168,7 +167,7 @@ for name, lm in {{"adapter": model, "merged": AutoModelForCausalLM.from_pretrain
 
 
 def test_the_cards_lines_run_in_another_process_without_this_kit(tmp_path):
-    made = make_model(CONFIGS["gpt2"])
+    made = make_model(FAMILIES["gpt2"])
     made.lm.save_pretrained(tmp_path / "base")
     made.tokenizer.save_pretrained(tmp_path / "base")
     model = rrome.load(tmp_path / "base", layer=1, device="cpu")

@@ -49,7 +49,7 @@ def same(one, other):
 
 
 def test_what_it_says_measures_each_edited_model(editor, facts):
-    updates = examples.compute_updates(editor, facts[:1])[0]
+    updates = editor.updates(facts[0], rules.NAMED_RULES)
     table = examples.what_it_says(editor, facts[0], updates, ["A ship", "The town"], ["The old town."], n_generated=5)
     assert list(table["rule"]) == ["unedited", *rules.NAMED_RULES] * 2
     with editor.applied(updates["rome"]):

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
+from families import make_model
 from peak_bytes import PeakBytes
 from transformers import GPT2Config, LlamaConfig
 
@@ -95,10 +95,8 @@ def test_an_edit_makes_no_second_copy_of_the_model(texts):
     assert model.site.weight.nbytes < edited.peak < size / 2
 
 
-def test_memory_is_measured_in_a_process_of_its_own(tiny_llama, tmp_path, no_cache):
-    tiny_llama.lm.save_pretrained(tmp_path / "model")
-    tiny_llama.tokenizer.save_pretrained(tmp_path / "model")
-    model = load(tmp_path / "model", device="cpu")
+def test_memory_is_measured_in_a_process_of_its_own(saved, no_cache):
+    model = load(saved, device="cpu")
     texts = speed.factbook_prose("second-moment")
     editor = Editor(model, second_moment(model, texts, 1000), PREFIXES, search=Search(evaluations=2))
     large = bytearray(500 * 2**20)  # in this process; the other one must not count it, nor hide the edit behind it

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_model
 from facts_for_tests import FACTS, PREFIXES
-from families import FAMILIES
+from families import FAMILIES, make_model
 
 import rrome
 from rrome import EditLog, Editor, RromeError, second_moment
@@ -23,6 +22,10 @@ def model(request):
 
 @pytest.fixture
 def editor(model, texts):
+    return editor_of(model, texts)
+
+
+def editor_of(model, texts):
     return Editor(model, second_moment(model, texts, None, cache=False), prefixes=PREFIXES)
 
 
@@ -72,14 +75,14 @@ def test_c_0_of_a_model_edited_below_is_neither_cached_nor_taken_for_the_clean_o
 
 
 def test_an_edit_above_changes_no_key_so_c_0_stays(model, editor, texts):
-    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    upper = editor_of(model.at_layer(2), texts)
     with upper.applied(upper.update(FACTS[0], "r-rome")):
         assert torch.equal(second_moment(model, texts, None, cache=False).matrix, editor.second_moment.matrix)
 
 
 @pytest.mark.parametrize("run", [rrome.single_edits, rrome.sequential_edits])
 def test_a_study_of_a_model_edited_at_another_layer_is_refused(model, editor, texts, tmp_path, run):
-    other = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    other = editor_of(model.at_layer(2), texts)
     other.apply(other.update(FACTS[0], "r-rome"))
     with pytest.raises(RromeError, match="edited already in layer 2: revert that, or load it anew, before"):
         run(editor, MEASURED[:1], tmp_path / "study")
@@ -125,9 +128,9 @@ def test_what_is_not_a_fact_is_refused_by_name(editor):
 def test_edits_of_other_layers_are_neither_dropped_from_an_adapter_nor_hidden_by_a_merged_model(
     model, editor, texts, tmp_path
 ):
-    other = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    other = editor_of(model.at_layer(2), texts)
     editor.apply(editor.update(FACTS[0], "r-rome"))
-    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    upper = editor_of(model.at_layer(2), texts)
     upper.apply(upper.update(FACTS[1], "r-rome"))
     with pytest.raises(RromeError, match="edited already in layer 1.*before an adapter of one layer"):
         upper.save(tmp_path / "adapter")
@@ -139,7 +142,7 @@ def test_edits_of_other_layers_are_neither_dropped_from_an_adapter_nor_hidden_by
 
 
 def test_an_edit_made_before_a_layer_below_was_changed_by_hand_is_refused_after_it(model, texts):
-    upper = Editor(model.at_layer(2), second_moment(model.at_layer(2), texts, None, cache=False), prefixes=PREFIXES)
+    upper = editor_of(model.at_layer(2), texts)
     model.site.module.weight.data[0, 0] += 1
     with pytest.raises(RromeError, match="something else has changed it"):
         upper.solve(FACTS[0])

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from rrome import RromeError
-from rrome.facts.text import factbook_prose, hub_texts, named_texts, read_texts
+from rrome.facts import text as text_module
+from rrome.facts.text import factbook_prose, named_texts, read_texts
 from rrome.store.disk import digest
 
 
@@ -63,20 +64,12 @@ def test_bad_text_files_are_named(tmp_path):
         read_texts(tmp_path / "latin.txt")
 
 
-def test_blank_lines_and_line_separators_of_unicode_do_not_end_a_text(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "One\u2028text."}\n  \n', encoding="utf-8")
-    assert read_texts(tmp_path / "a.jsonl") == ["One\u2028text."]
-
-
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_files_of_other_systems_and_either_form_of_json_are_read(tmp_path, start):
+def test_text_files_of_other_systems_are_read(tmp_path, start):
     (tmp_path / "a.txt").write_bytes(f"{start}One.\r\nTwo.\r\n\r\nThree.\r\n".encode())
     assert read_texts(tmp_path / "a.txt") == ["One.\nTwo.", "Three."]
-    records = [{"text": "One."}, {"text": "Two."}]
-    lines, whole = "".join(json.dumps(record) + "\r\n" for record in records), json.dumps(records, indent=1)
-    for name, content in (("a.json", lines), ("a.json", whole), ("a.jsonl", lines), ("a.jsonl", whole)):
-        (tmp_path / name).write_bytes((start + content).encode())
-        assert read_texts(tmp_path / name) == ["One.", "Two."]
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "One."}]))
+    assert read_texts(tmp_path / "a.json") == ["One."]
 
 
 WIKITEXT = [
@@ -101,18 +94,20 @@ def test_documents_come_from_the_hub_once_and_then_from_the_cache(no_cache, monk
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     expected = ["= Rome = \n Rome is old . \n = = Rivers = = \n It lies on one .", "= Paris = \n Cold ."]
     for _ in range(2):
-        assert hub_texts("wikitext") == expected
+        assert named_texts("wikitext") == expected
     assert asked == [(("Salesforce/wikitext", "wikitext-103-raw-v1"), {"split": "train", "streaming": True})]
-    assert hub_texts("wikitext", n_letters=20) == expected[:1]
-    assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+    monkeypatch.setattr(text_module, "LETTERS", 20)
+    assert named_texts("wikitext") == expected[:1]
+    assert named_texts("wikipedia") == ["= Rome =", "Rome is old ."]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RROME_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: ({"text": text} for text in WIKITEXT))
+    monkeypatch.setattr(text_module, "LETTERS", 20)
     with pytest.warns(UserWarning, match="wikipedia is streamed anew the next time: cannot write .*RROME_CACHE"):
-        assert hub_texts("wikipedia", n_letters=25) == ["= Rome =", "Rome is old ."]
+        assert named_texts("wikipedia") == ["= Rome =", "Rome is old ."]
 
 
 def test_a_name_stands_for_a_text(parts, no_cache, tmp_path, monkeypatch):
@@ -134,7 +129,5 @@ def test_a_name_of_nothing_lists_what_there_is(no_cache):
 
 def test_without_a_network_the_remedy_is_named(no_cache):
     with pytest.raises(RromeError, match=r"Salesforce/wikitext could not be read from the hub.*read_texts\(path\)"):
-        hub_texts("wikitext")
-    with pytest.raises(RromeError, match="no text 'books' on the hub: choose one of wikitext, wikipedia"):
-        hub_texts("books")
+        named_texts("wikitext")
     assert not list(no_cache.rglob("*.jsonl"))

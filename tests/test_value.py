@@ -2,17 +2,16 @@ import math
 
 import pytest
 import torch
-from conftest import naive_value
+from conftest import naive_value, value_of
 from facts_for_tests import FACTS, PREFIXES
 from families import model_of
 
 from rrome import Fact, RromeError, Search, naive
 from rrome.update import batch
-from rrome.update.value import find_value
 
 
 def assert_equal_to_naive(model, fact, templates=PREFIXES, leading=None, **settings):
-    value = find_value(model, fact, templates, Search(**settings), leading)
+    value = value_of(model, fact, templates, Search(**settings), leading)
     names = {"learning_rate": "lr", "stop_loss": "stop", "weight_decay": "decay"}
     options = {names.get(name, name): setting for name, setting in settings.items()}
     target, delta, losses = naive_value(model, fact, tuple(templates), leading or "", **options)
@@ -58,23 +57,23 @@ def test_every_setting_acts_as_in_the_naive_search(tiny_llama, settings):
 
 
 def test_the_clamp_bounds_delta(tiny):
-    value = find_value(tiny, FACTS[0], PREFIXES, Search(clamp=0.05))
+    value = value_of(tiny, FACTS[0], PREFIXES, Search(clamp=0.05))
     assert value.delta.norm() == pytest.approx(0.05 * value.base.norm().item(), rel=1e-4)
 
 
 def test_twenty_evaluations_are_nineteen_steps(tiny):
-    value = find_value(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0))
+    value = value_of(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0))
     assert len(value.losses) == 20 and value.steps == 19
 
 
 def test_the_probability_is_known_at_every_evaluation(tiny):
-    value = find_value(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0, kl=0.0, weight_decay=0.0))
+    value = value_of(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0, kl=0.0, weight_decay=0.0))
     assert [math.exp(-loss) for loss in value.losses] == pytest.approx(value.probabilities)
     assert value.probability == value.probabilities[-1]
 
 
 def test_a_single_evaluation_makes_no_step_and_brings_the_keys_of_its_prompts(tiny):
-    value = find_value(tiny, FACTS[1], PREFIXES, Search(evaluations=1))
+    value = value_of(tiny, FACTS[1], PREFIXES, Search(evaluations=1))
     assert value.steps == 0 and not value.delta.any()
     torch.testing.assert_close(value.keys.all, naive.keys(tiny, FACTS[1], PREFIXES), rtol=1e-4, atol=1e-5)
     with pytest.raises(RromeError, match="at least one evaluation"):
@@ -84,12 +83,12 @@ def test_a_single_evaluation_makes_no_step_and_brings_the_keys_of_its_prompts(ti
 def test_the_search_changes_nothing_and_an_error_in_it_leaves_no_hook(tiny, monkeypatch):
     before = {name: tensor.clone() for name, tensor in tiny.lm.state_dict().items()}
     logits = tiny.lm(input_ids=torch.arange(1, 9)[None]).logits
-    find_value(tiny, FACTS[0], PREFIXES)
+    value_of(tiny, FACTS[0], PREFIXES)
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny.lm.state_dict().items())
     assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
     monkeypatch.setattr(batch, "cross_entropy", lambda *_, **__: pytest.fail("stop here"))
     with pytest.raises(pytest.fail.Exception):
-        find_value(tiny, FACTS[0], PREFIXES)
+        value_of(tiny, FACTS[0], PREFIXES)
     assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
 
 
@@ -99,12 +98,12 @@ def test_nan_in_the_loss_is_an_error_that_names_fact_and_evaluation(tiny):
     try:
         weight.fill_(float("nan"))
         with pytest.raises(RromeError, match="Italy.*Antarctica.*nan at evaluation 0"):
-            find_value(tiny, FACTS[0], PREFIXES)
+            value_of(tiny, FACTS[0], PREFIXES)
     finally:
         weight.copy_(saved)
 
 
 def test_the_value_makes_the_model_say_the_target(default_model):
     fact = Fact("{} is in the city of", "The Eiffel Tower", "Rome", target_true="Paris")
-    value = find_value(default_model, fact, ["{}", "We went home. {}"])
+    value = value_of(default_model, fact, ["{}", "We went home. {}"])
     assert value.losses[0] > 2 and value.probability > 0.9

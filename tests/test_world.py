@@ -112,6 +112,6 @@ def test_disputed_and_ambiguous_subjects_are_left_out(facts):
 
 
 def test_subjects_open_the_prompt_at_a_natural_rate(facts):
-    first = sum(fact.subject_first for fact in facts) / len(facts)
+    first = sum(fact.prompt.startswith("{}") for fact in facts) / len(facts)
     assert 0.25 < first < 0.6
     assert ("{} is located in the continent of", "Italy") in {(fact.prompt, fact.subject) for fact in facts}

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import value_of
 from facts_for_tests import FACTS, PREFIXES
 from sequence_to_kill import make_editor, make_facts
 
 from rrome import EditLog, Editor, RromeError, Search, naive
 from rrome.model.tokens import read_row
 from rrome.study import sequential_edits, single_edits
-from rrome.update import NAS, SPHERE, anchor_norm, find_value, pruned
+from rrome.update import NAS, SPHERE, anchor_norm, pruned
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +172,12 @@ def test_the_clamp_of_memit_is_relative_to_what_leaves_the_block(name, request):
     for fact in FACTS[:2]:
         stream = leaving(model, fact).norm().item()
         search = Search(clamp=1e-3, relative_to="stream", evaluations=4, stop_loss=0)
-        assert find_value(model, fact, PREFIXES, search).delta.norm() == pytest.approx(1e-3 * stream, rel=1e-4)
+        assert value_of(model, fact, PREFIXES, search).delta.norm() == pytest.approx(1e-3 * stream, rel=1e-4)
 
 
 def test_the_decay_of_memit_is_relative_to_it_too(tiny_llama):
     fact, settings = FACTS[1], {"evaluations": 3, "stop_loss": 0.0, "weight_decay": 30.0}
-    value = find_value(tiny_llama, fact, PREFIXES, Search(relative_to="stream", **settings))
+    value = value_of(tiny_llama, fact, PREFIXES, Search(relative_to="stream", **settings))
     ratio = (value.base.norm() / leaving(tiny_llama, fact).norm()).item()
     decay = settings["weight_decay"] * ratio**2
     _, delta, losses = naive.value(tiny_llama, fact, PREFIXES, evaluations=3, stop=0.0, decay=decay)
@@ -198,23 +199,23 @@ FREE = {"stop_loss": 0.0, "learning_rate": 0.3, "clamp": 1e3, "weight_decay": 0.
 
 def test_encore_stops_when_every_prefixed_target_was_likeliest_so_often(tiny_llama):
     fact = FACTS[3]
-    until = [find_value(tiny_llama, fact, PREFIXES, Search(evaluations=n, **FREE)).delta for n in range(1, 13)]
+    until = [value_of(tiny_llama, fact, PREFIXES, Search(evaluations=n, **FREE)).delta for n in range(1, 13)]
     hits = [prefixed_targets_are_likeliest(tiny_llama, fact, delta) for delta in until]
     assert sum(hits) >= 3 and not hits[0]  # else there is nothing to test
     for wanted in (1, 3):
         last = next(n for n in range(12) if sum(hits[: n + 1]) == wanted)
-        value = find_value(tiny_llama, fact, PREFIXES, Search(stop_hits=wanted, evaluations=12, **FREE))
+        value = value_of(tiny_llama, fact, PREFIXES, Search(stop_hits=wanted, evaluations=12, **FREE))
         assert len(value.losses) == last + 1 and torch.allclose(value.delta, until[last], rtol=1e-4, atol=1e-5)
 
 
 def test_all_tokens_of_a_longer_target_must_be_likeliest(tiny_llama):
-    value = find_value(tiny_llama, FACTS[0], PREFIXES, Search(stop_hits=1, evaluations=8, **FREE))
+    value = value_of(tiny_llama, FACTS[0], PREFIXES, Search(stop_hits=1, evaluations=8, **FREE))
     assert len(value.losses) == 8 and not prefixed_targets_are_likeliest(tiny_llama, FACTS[0], value.delta)
 
 
 def test_a_fact_with_the_bare_prompt_alone_stops_by_that_one(tiny_llama):
     search = Search(stop_hits=1, evaluations=20, **FREE)
-    assert 1 < len(find_value(tiny_llama, FACTS[3], ["{}"], search).losses) < 20
+    assert 1 < len(value_of(tiny_llama, FACTS[3], ["{}"], search).losses) < 20
 
 
 def test_options_without_sense_are_refused_and_those_left_out_leave_no_trace(editor):

@@ -4,8 +4,8 @@ import typer
 
 import rrome
 from rrome.edit import load_editor
-from rrome.study import compute_updates, what_it_says
-from rrome.study.draw import probe
+from rrome.study import probe, what_it_says
+from rrome.update import NAMED_RULES
 
 TOWER = rrome.Fact("{} is located in the city of", "The Eiffel Tower", "Rome", target_true="Paris")
 UNRELATED = "The weather today is"
@@ -16,7 +16,7 @@ def main(n_generated: int = 40, c0_tokens: int = 20_000) -> None:
     editor = load_editor("smollm2-135m", c0_tokens=c0_tokens, seed=0)
     microsoft = rrome.load_facts("companies")[0]
     for fact, prompt in ((TOWER, TOWER.rewrite), (microsoft, UNRELATED)):
-        (updates,) = compute_updates(editor, [fact])
+        updates = editor.updates(fact, NAMED_RULES)
         said = what_it_says(editor, fact, updates, [prompt], [probe()], n_generated=n_generated)
         new = rrome.measure.target_nll(
             editor.model, [fact.rewrite] * 4, [fact.target_new] * 4, [None, *updates.values()]

@@ -5,10 +5,5 @@ from .editor import Editor, Solution, load_editor
 from .log import EditLog
 
 __all__ = [
-    "EditLog",
-    "Editor",
-    "Solution",
-    "load_editor",
-    "save_adapter",
-    "save_merged",
-]
+    "EditLog", "Editor", "Solution", "load_editor", "save_adapter", "save_merged",
+]  # fmt: skip

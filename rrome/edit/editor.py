@@ -16,7 +16,7 @@ from ..model.load import DEFAULT_MODEL, load
 from ..model.model import Model
 from ..model.tokens import check_templates, sample_prefixes
 from ..store.disk import RromeError
-from ..update.keys import Keys, fact_keys
+from ..update.keys import Keys, facts_keys
 from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named, rules_named
 from ..update.second_moment import SecondMoment, second_moment_from
 from ..update.value import Search, Value, find_each, find_values
@@ -100,7 +100,7 @@ class Editor:
     def keys(self, fact: Fact) -> Keys:
         """k_e and k_e^o of a fact; they do not depend on W, so they hold through a whole sequential run."""
         self._check_state()
-        return fact_keys(self.model, fact, self.prefixes, self.leading)
+        return facts_keys(self.model, [fact], self.prefixes, self.leading)[0]
 
     def _check_state(self) -> None:
         """RromeError where C_0 is not that of the layers below as they are now, or one of them was changed by hand."""
@@ -153,7 +153,7 @@ class Editor:
         """One update per rule, by name, from the same keys and the same value."""
         chosen = rules_named(rules)
         if self.max_amplification is not None:
-            self._guard(fact, fact_keys(self.model, fact, self.prefixes, self.leading), list(chosen.values()))
+            self._guard(fact, self.keys(fact), list(chosen.values()))
         solution = self.solve(fact)
         return {name: solution._update(rule) for name, rule in chosen.items()}
 

@@ -89,11 +89,6 @@ class Fact:
         start = self.prompt.index(HOLE)
         return start, start + len(self.subject)
 
-    @property
-    def subject_first(self) -> bool:
-        """Whether the subject opens the prompt."""
-        return self.prompt.startswith(HOLE)
-
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> "Fact":
         """A fact from a record in CounterFact's form, or in the flat form of other toolkits.

@@ -37,7 +37,7 @@ def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> lis
     if name == FACTBOOK:
         return factbook_prose()
     if name in _corpora():
-        return hub_texts(str(name), max(LETTERS, LETTERS_PER_TOKEN * (n_tokens or 0)))
+        return _hub_texts(str(name), max(LETTERS, LETTERS_PER_TOKEN * (n_tokens or 0)))
     if not Path(name).exists():
         known = ", ".join([FACTBOOK, *_corpora()])
         files = "a .txt or .jsonl file or a folder of them"
@@ -63,18 +63,12 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
-def hub_texts(name: str = "wikitext", n_letters: int = LETTERS) -> list[str]:
-    """The first documents of "wikitext" or "wikipedia" (rrome/data/datasets.yaml), about `n_letters` characters in all.
+def _hub_texts(name: str, n_letters: int) -> list[str]:
+    """The first documents of a text in rrome/data/datasets.yaml, about `n_letters` characters in all.
 
-    Streamed from the hub once, then kept in the cache; a cache that cannot be written is a warning. Raises RromeError for
-    another name, or without a network.
+    Streamed from the hub once, then kept in the cache; a cache that cannot be written is a warning.
     """
-    corpora = _corpora()
-    if name not in corpora:
-        raise RromeError(
-            f"there is no text {name!r} on the hub: choose one of {', '.join(corpora)}, or read_texts(path)"
-        )
-    entry = corpora[name]
+    entry = _corpora()[name]
     path = cache_dir() / "texts" / f"{name}-{entry['config']}-{n_letters}.jsonl"
     if path.exists():
         return read_texts(path)

@@ -16,7 +16,6 @@ from ..model.hooks import blocks_from, logits_at, output_changed, through_block
 from ..model.model import Model
 from ..model.tokens import batches, pad_right, with_target
 from ..store.disk import RromeError
-from ..store.progress import bar
 from ..update.rules import RankOneUpdate
 from .metrics import mean
 
@@ -167,7 +166,7 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
 
 
 @torch.no_grad()
-def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, progress: bool | None = False) -> float:
+def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192) -> float:
     """exp(mean NLL per token) over the first `n_tokens` tokens of the texts, in windows of 512 that each start afresh."""
     windows, window = [], min(WINDOW, model.context)
     for text in [texts] if isinstance(texts, str) else texts:
@@ -176,7 +175,7 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192, *, prog
         if sum(map(len, windows)) >= n_tokens:
             break
     total = count = 0
-    for ids in bar([ids for ids in windows if len(ids) > 1], desc="perplexity", show=progress):
+    for ids in filter(lambda ids: len(ids) > 1, windows):
         tokens = torch.tensor([ids[: n_tokens - count + 1]], device=model.device)
         if tokens.shape[1] < 2:
             break

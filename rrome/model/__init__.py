@@ -7,18 +7,6 @@ from .site import EditSite, find_site
 from .tokens import BARE, read_row, sample_prefixes, subject_position, subject_tokens
 
 __all__ = [
-    "BARE",
-    "DEFAULT_MODEL",
-    "EditSite",
-    "Edits",
-    "Model",
-    "Record",
-    "find_site",
-    "generate",
-    "load",
-    "read_row",
-    "sample_prefixes",
-    "subject_position",
-    "subject_tokens",
-    "wrap",
-]
+    "BARE", "DEFAULT_MODEL", "EditSite", "Edits", "Model", "Record", "find_site", "generate", "load", "read_row",
+    "sample_prefixes", "subject_position", "subject_tokens", "wrap",
+]  # fmt: skip

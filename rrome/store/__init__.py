@@ -5,16 +5,6 @@ from .journal import Journal, read_journal, write_journal
 from .progress import bar, quiet_bars
 
 __all__ = [
-    "Journal",
-    "RromeError",
-    "atomic",
-    "bar",
-    "cache_dir",
-    "digest",
-    "explained",
-    "file_sha256",
-    "quiet_bars",
-    "read_journal",
-    "read_yaml",
-    "write_journal",
-]
+    "Journal", "RromeError", "atomic", "bar", "cache_dir", "digest", "explained", "file_sha256", "quiet_bars",
+    "read_journal", "read_yaml", "write_journal",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A few edits looked at closely: sizes, a random memory, what edited models generate (Figure 1), a form to try any edit."""
+"""A few edits looked at closely: a random memory, what edited models generate (Figure 1), a form to try any edit."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
 from ..model.model import generate
 from ..model.site import EditSite
 from ..store.disk import RromeError
-from ..store.progress import bar
 from ..update.keys import Keys
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, rank_one_update
 from ..update.second_moment import SecondMoment
@@ -25,32 +24,6 @@ from .draw import probe as held_out_probe
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
 STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
-
-
-def compute_updates(
-    editor: Editor, facts: Sequence[Fact], rules: Sequence[str] = NAMED_RULES, *, progress: bool | None = None
-) -> list[dict[str, RankOneUpdate]]:
-    """The updates of each fact alone under each rule, keys and v_e computed once per fact; the model is not changed."""
-    return [editor.updates(fact, rules) for fact in bar(facts, desc="edits", unit="fact", show=progress)]
-
-
-def sizes(facts: Sequence[Fact], updates: Sequence[Mapping[str, RankOneUpdate]]) -> pd.DataFrame:
-    """Size, denominator and cosine of each update, one row per fact and rule."""
-    return pd.DataFrame(
-        {
-            "case_id": fact.case_id,
-            "subject": fact.subject,
-            "prompt": fact.prompt,
-            "target_new": fact.target_new,
-            "rule": rule,
-            "delta": update.size,
-            "delta_frobenius": update.norm,
-            "denominator": update.denominator,
-            "cosine": update.cosine,
-        }
-        for fact, by_rule in zip(facts, updates, strict=True)
-        for rule, update in by_rule.items()
-    )
 
 
 def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ with that layer's state copied from row 0.
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -134,8 +134,6 @@ def trace_layers(
     model: Model,
     facts: Sequence[Fact],
     *,
-    kinds: Sequence[Kind] = get_args(Kind),
-    window: int = 1,
     samples: int = 10,
     noise: float = 3.0,
     seed: int = 0,
@@ -143,36 +141,33 @@ def trace_layers(
 ) -> pd.DataFrame:
     """The average indirect effect of every layer, one row per kind of state and layer, with a 95 % interval over facts.
 
-    `kinds`: "hidden" restores what the block returns, "mlp" the output of the MLPs of `window` layers around the layer.
-    `noise` is in standard deviations of the subjects' embeddings, `total` the average total effect. RromeError for a fact
-    without a true answer, an unknown kind, or no facts.
+    Kind "hidden" restores what the block returns, "mlp" the output of its MLP. `noise` is in standard deviations of the
+    subjects' embeddings, `total` the average total effect. RromeError for a fact without a true answer, or no facts.
     """
-    if not facts or not kinds or not set(kinds) <= set(get_args(Kind)):
-        raise RromeError(f"tracing needs facts, and kinds among {', '.join(get_args(Kind))}: got {list(kinds)}")
+    if not facts:
+        raise RromeError("tracing needs facts: give at least one")
     check_prompts(model, facts)
     generator = torch.Generator().manual_seed(seed)
     scale = noise * embedding_deviation(model, facts)
     width = cast(nn.Embedding, model.lm.get_input_embeddings()).embedding_dim
-    effects: dict[str, list] = {kind: [] for kind in kinds}
+    effects: dict[Kind, list] = {"hidden": [], "mlp": []}
     totals = []
     for fact in bar(facts, desc="tracing", unit="fact", show=progress):
         shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
-        for kind in kinds:
-            clean, noised, restored = trace(model, fact, shift, kind, window)
+        for kind in effects:
+            clean, noised, restored = trace(model, fact, shift, kind)
             effects[kind].append(np.subtract(restored, noised))
         totals.append(clean - noised)
     rows = [
         (layer, kind, *interval([sample], np.mean), np.mean(totals))
-        for kind in kinds
-        for layer, sample in enumerate(np.transpose(effects[kind]))
+        for kind, found in effects.items()
+        for layer, sample in enumerate(np.transpose(found))
     ]
     return pd.DataFrame(rows, columns=["layer", "kind", "effect", "low", "high", "total"])
 
 
 @torch.no_grad()
-def trace(
-    model: Model, fact: Fact, shift: torch.Tensor, kind: Kind = "hidden", window: int = 1
-) -> tuple[float, float, list[float]]:
+def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: Kind) -> tuple[float, float, list[float]]:
     """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
     row, tokens = read_row(model, fact, target=fact.answer), subject_tokens(model, fact)
     samples, n_read = len(shift), len(row.ids) - 1
@@ -189,10 +184,7 @@ def trace(
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(embeddings_changed(model, noised))
         for layer in range(model.depth):
-            reach = window if kind == "mlp" else 1
-            around = slice(max(0, layer - (reach - 1) // 2), layer + reach // 2 + 1)  # whose windows hold this layer
-            site = model.at_layer(layer).site
-            hooks.enter_context(_copied_from_clean(site, kind, restored[around].flatten(), row.subject))
+            hooks.enter_context(_copied_from_clean(model.at_layer(layer).site, kind, restored[layer], row.subject))
         hooks.enter_context(logits_at(model, positions))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)

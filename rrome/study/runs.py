@@ -80,11 +80,6 @@ def collapse_edit(edits: pd.DataFrame, unedited: float, times: float = TIMES) ->
     return None if after.empty else int(after.iloc[0])
 
 
-def disabling_edits(edits: pd.DataFrame, times: float = 5.0) -> pd.DataFrame:
-    """The edits whose own |Delta| is above `times` the run's median."""
-    return edits[edits["delta"] > times * edits["delta"].median()]
-
-
 def curve(edits: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
     """One row per number of edits from 0: cumulative |Delta|, perplexity, and at checkpoints one column per task."""
     steps = pd.DataFrame({"edits": [0, *edits["edit"]], "delta": [0.0, *edits["delta_after"]]})

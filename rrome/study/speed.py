@@ -132,11 +132,8 @@ def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd
     model = editor.model
     weights = sum(weight.nbytes for weight in model.lm.parameters())
     held = {"the model's weights": weights, "W": model.site.weight.nbytes}
-    for what, n in {
-        "one edit under 8 rules, measured": 1,
-        **{f"{n} sequences in lockstep": n for n in sequences},
-    }.items():
-        held[what] = _rise(editor, fact, n)
+    held["one edit under 8 rules, measured"] = _rise(editor, fact, 1)
+    held |= {f"{n} sequences in lockstep": _rise(editor, fact, n) for n in sequences}
     sizes = pd.Series(held)
     return pd.DataFrame({"what": sizes.index, "megabytes": sizes.values / 1e6, "of_model": sizes.values / weights})
 

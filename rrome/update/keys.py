@@ -106,11 +106,6 @@ def _inputs_after(model: Model, start: tuple[int, ...], rests: Sequence[tuple[in
         return input_of(model, site, **inputs, past_key_values=kv_cache).float()
 
 
-def fact_keys(model: Model, fact: Fact, templates: Sequence[str], leading: str | None = None) -> Keys:
-    """The keys of a fact under the templates (bare prompt first); RromeError when the model yields NaN."""
-    return facts_keys(model, [fact], templates, leading)[0]
-
-
 def facts_keys(
     model: Model,
     facts: Sequence[Fact],
@@ -119,7 +114,7 @@ def facts_keys(
     *,
     progress: bool | None = False,
 ) -> list[Keys]:
-    """The keys of many facts, each as `fact_keys` gives them, in few batches."""
+    """The keys of each fact under the templates (bare prompt first), in few batches; RromeError when the model yields NaN."""
     rows = [read_row(model, fact, template, leading=leading) for fact in facts for template in templates]
     every = row_keys(model, rows, progress=progress).split(len(templates)) if rows else []  # (N, d_k) each
     for fact, keys in zip(facts, every, strict=True):

@@ -80,16 +80,6 @@ class Value:
         return len(self.losses) - 1
 
 
-def find_value(
-    model: Model, fact: Fact, templates: Sequence[str], search: Search | None = None, leading: str | None = None
-) -> Value:
-    """Search v_e for a fact under the templates (bare prompt first) in the model as it is now.
-
-    Raises RromeError when the loss turns NaN or infinite. The model is not changed.
-    """
-    return find_values(model, [fact], templates, search, leading)[0]
-
-
 def find_values(
     model: Model,
     facts: Sequence[Fact],
@@ -97,7 +87,10 @@ def find_values(
     search: Search | None = None,
     leading: str | None = None,
 ) -> list[Value]:
-    """Search v_e of many facts in one batch; the result for each is that of `find_value`."""
+    """Search v_e of facts under the templates (bare prompt first), in one batch, in the model as it is now.
+
+    The result for each is that of a search alone. RromeError when a loss turns NaN or infinite. The model is not changed.
+    """
     values: list[Value] = []
     for value in find_each(model, facts, templates, search, leading):
         if isinstance(value, RromeError):
@@ -106,6 +99,8 @@ def find_values(
     return values
 
 
+@torch.inference_mode(False)  # whatever the caller's settings are
+@torch.enable_grad()
 def find_each(
     model: Model,
     facts: Sequence[Fact],
@@ -117,18 +112,7 @@ def find_each(
     """As `find_values`, with the error of a search that failed in its place, and with a W (d_v, d_k) for each fact."""
     if not facts:
         return []
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's settings are
-        return _search(model, facts, templates, search or Search(**model.published), leading, weights)
-
-
-def _search(
-    model: Model,
-    facts: Sequence[Fact],
-    templates: Sequence[str],
-    search: Search,
-    leading: str | None,
-    weights: Sequence[torch.Tensor] | None,
-) -> list[Value | RromeError]:
+    search = search or Search(**model.published)
     batch, keys, bases = freeze(model, facts, templates, leading, weights)
     scales = (bases if search.relative_to is None else batch.stream).unbind()  # (d_v,) or (d,) each
     descents = [_Descent(search, *start) for start in zip(facts, keys, bases, scales, strict=True)]
