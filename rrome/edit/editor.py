@@ -16,7 +16,7 @@ from ..model.load import DEFAULT_MODEL, load
 from ..model.model import Model
 from ..model.tokens import check_templates, sample_prefixes
 from ..store.disk import RromeError
-from ..update.keys import Keys, fact_keys
+from ..update.keys import Keys, fact_keys, facts_keys
 from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named, rules_named
 from ..update.second_moment import SecondMoment, second_moment_from
 from ..update.value import Search, Value, find_each, find_values
@@ -156,6 +156,13 @@ class Editor:
             self._guard(fact, fact_keys(self.model, fact, self.prefixes, self.leading), list(chosen.values()))
         solution = self.solve(fact)
         return {name: solution._update(rule) for name, rule in chosen.items()}
+
+    def check_guard(self, facts: Sequence[Fact], rules: Sequence[Rule]) -> None:
+        """RromeError for the first fact that `max_amplification` refuses under one of the rules, from keys alone."""
+        if self.max_amplification is not None and self.on_excess == "refuse":
+            every = facts_keys(self.model, facts, self.prefixes, self.leading)
+            for fact, keys in zip(facts, every, strict=True):
+                self._guard(fact, keys, rules)
 
     def _guard(self, fact: Fact, keys: Keys, rules: Sequence[Rule]) -> None:
         """Refuse, or warn of, an edit whose keys predict a disabling update."""

@@ -41,6 +41,10 @@ class EditLog:
             self._edits = model.edits
             self._journal = Journal(self.folder / LINES, self.settings)
             self._rows = self._journal.rows
+        if [row.get("edit") for row in self._rows] != list(range(1, len(self) + 1)):
+            raise RromeError(
+                f"{self.folder / LINES} does not count its edits 1, 2, 3, ...: restore it, or keep one of two"
+            )
 
     def __enter__(self) -> "EditLog":
         return self

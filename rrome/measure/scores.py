@@ -152,7 +152,7 @@ def _shared_rows(
 
 def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:
     """Mean NLL of each pair (row, ids, n_target), whose target is read from the batch's row."""
-    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)
+    ids = pad_right(rows, model.pad, model.device)
     positions = [
         (row, len(tokens) - back - 1, tokens[-back], pair)
         for pair, (row, tokens, n_target) in enumerate(pairs)
