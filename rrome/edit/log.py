@@ -86,6 +86,10 @@ class EditLog:
             "sha256": None,
         }
         if update is not None:
+            if update.fact and (update.fact.rewrite, update.fact.target_new) != (fact.rewrite, fact.target_new):
+                raise RromeError(
+                    f"the update of {update.fact.rewrite!r} was logged as one of {fact.rewrite!r}: give its fact"
+                )
             if not stored:
                 self.store(update)
             row |= {"rule": update.rule, "file": self._next_file.name, "sha256": file_sha256(self._next_file)}

@@ -114,6 +114,10 @@ def target_nll(
     Between them stands a separator, one for all or one each; all tokens of the target count. With `updates`, row b is
     measured as if updates[b] were in W. exp(-nll) is the probability that the metrics compare.
     """
+    if isinstance(prompts, str) or isinstance(targets, str):
+        raise RromeError(
+            f"prompts and targets are lists of the same length, not one text: {prompts!r:.80}, {targets!r:.80}"
+        )
     separators = [separators] * len(prompts) if isinstance(separators, str) else separators
     pairs = [with_target(model, *row) for row in zip(prompts, targets, separators, strict=True)]
     updates = updates or [None] * len(pairs)
