@@ -27,6 +27,8 @@ def test_a_longer_sequence_begins_with_the_shorter_one():
     assert all(fact in known for fact in long) and len(set(long)) == 20
     with pytest.raises(RromeError, match="60 edits asked, of the first 50 facts"):
         draw_sequence("world", n_known=50, n_edits=60)
+    with pytest.raises(RromeError, match="-1 edits asked"):
+        draw_sequence("world", n_known=50, n_edits=-1)  # not all but the last
 
 
 def test_recall_asks_for_no_subject_that_may_be_edited(tiny_llama):

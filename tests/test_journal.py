@@ -2,10 +2,11 @@ import errno
 import json
 import math
 
+import numpy as np
 import pytest
 
 from rrome import RromeError
-from rrome.store.journal import Journal, read_journal, write_journal
+from rrome.store.journal import Journal, read_journal, study_path, write_journal
 
 SETTINGS = {"layer": 9, "prefixes": ["{}", "A. {}"]}
 
@@ -101,3 +102,28 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
         with pytest.raises(RromeError, match="no disk space left"):
             journal.append({"fact": 0})
         assert journal.rows == []
+
+
+def test_numbers_and_arrays_of_numpy_are_ordinary_ones_and_other_objects_are_refused(tmp_path):
+    plain = {"n": 3, "sizes": list(range(2000)), "share": 0.5, "yes": True}
+    of_numpy = {"n": np.int64(3), "sizes": np.arange(2000), "share": np.float32(0.5), "yes": np.bool_(True)}
+    assert study_path("study", of_numpy, tmp_path) == study_path("study", plain, tmp_path)
+    other = of_numpy | {"sizes": np.r_[:1000, 0, 1001:2000]}  # of which NumPy's own text shows the ends only
+    assert study_path("study", other, tmp_path) != study_path("study", plain, tmp_path)
+    write(tmp_path / "study.jsonl", of_numpy, settings=of_numpy)
+    assert write(tmp_path / "study.jsonl", settings=plain) == [plain]
+    for wrong in ({"a", "b"}, tmp_path, {(1, 2): 3}, {1: 2, "a": 3}):
+        with pytest.raises(RromeError, match="cannot be written as JSON .*: give texts, numbers"):
+            study_path("study", {"wrong": wrong}, tmp_path)
+
+
+def test_a_journal_joined_with_a_copy_of_itself_holds_each_row_once(tmp_path):
+    rows = [{"fact": 0}, {"fact": 1}]
+    write(tmp_path / "study.jsonl", *rows)
+    content = (tmp_path / "study.jsonl").read_bytes()
+    (tmp_path / "study.jsonl").write_bytes(content + content)
+    assert read_journal(tmp_path / "study.jsonl") == (SETTINGS, rows)
+    write(tmp_path / "other.jsonl", {"fact": 2}, settings={"layer": 3})
+    (tmp_path / "study.jsonl").write_bytes(content + (tmp_path / "other.jsonl").read_bytes())
+    with pytest.raises(RromeError, match="damaged .*layer"):
+        read_journal(tmp_path / "study.jsonl")

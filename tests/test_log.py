@@ -100,3 +100,11 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tiny, tmp_path, updates, monkey
     with EditLog(tmp_path, tiny) as log:
         log.append(updates[1], FACTS[1])
         assert [row["edit"] for row in EditLog(tmp_path).rows] == [1, 2]
+
+
+def test_an_update_is_not_logged_as_that_of_another_fact(tiny, tmp_path, updates):
+    with EditLog(tmp_path, tiny) as log:
+        with pytest.raises(RromeError, match="give its fact"):
+            log.append(updates[0], FACTS[1])
+        log.append(updates[0], FACTS[0])
+    assert EditLog(tmp_path).update(1).fact == FACTS[0]

@@ -193,3 +193,10 @@ def test_rows_made_again_are_compared_with_the_stored_ones():
     assert largest_difference(alike, stored, ["size"], on=["case"])["size"] == 0  # measured in neither
     for other in ({"case": [4], "size": [1.0]}, {"case": [3], "size": [1.0]}, {"case": [1], "size": [np.nan]}):
         assert np.isinf(largest_difference(pd.DataFrame(other), stored, ["size"], on=["case"])["size"])
+
+
+def test_joined_studies_are_no_table_of_more_facts():
+    table = pd.DataFrame({"rule": "rome", "fact": [0, 1, 0, 1], "ES": [1.0, 1.0, 0.0, 0.0], "PS": 1.0, "NS": 1.0})
+    with pytest.raises(RromeError, match="fact 0 has two rows under rome"):
+        metrics_table(table)
+    assert metrics_table(table[:2])["facts"].item() == 2

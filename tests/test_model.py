@@ -5,6 +5,8 @@ import torch
 from accelerate import dispatch_model
 from conftest import value_of
 from facts_for_tests import FACTS, PREFIXES
+from families import make_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 import rrome
 from rrome import RromeError
@@ -61,3 +63,11 @@ def test_a_model_that_accelerate_spread_is_searched_like_any_other(tiny_llama):
     spread = rrome.wrap(lm, tiny_llama.tokenizer, 1)
     assert torch.equal(value_of(spread, FACTS[0], PREFIXES).delta, value_of(tiny_llama, FACTS[0], PREFIXES).delta)
     assert vars(lm.model.layers[0])["forward"] is forward
+
+
+def test_a_tokenizer_without_special_tokens_is_left_without_them(tiny):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer)
+    model = rrome.wrap(tiny.lm, tokenizer, 1)
+    prompts = ["The old town", "A"]
+    assert rrome.generate(model, prompts, 5, top_k=1) == rrome.generate(tiny, prompts, 5, top_k=1)
+    assert tokenizer.pad_token is None and not tokenizer.all_special_tokens

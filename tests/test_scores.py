@@ -5,6 +5,7 @@ from facts_for_tests import FACTS
 from rrome import RromeError, generate, naive
 from rrome.measure.scores import below_kept, perplexity, rowwise, shared_below, target_nll
 from rrome.model.site import blocks_of
+from rrome.model.tokens import pad_right
 
 PROMPTS = ["Italy is located in the continent of", "The old town lies on", "A ship"]
 
@@ -78,7 +79,7 @@ def test_an_empty_target_and_an_empty_text_are_refused(tiny):
 
 def test_each_row_is_edited_as_if_alone(editor):
     updates = [None, *editor.updates(FACTS[0], ["rome", "r-rome"]).values()]
-    ids = editor.model.tokenizer(PROMPTS, return_tensors="pt", padding=True).input_ids
+    ids = pad_right([editor.model.encode(text) for text in PROMPTS], editor.model.pad, editor.model.device)
     with rowwise(editor.model, updates):
         together = editor.model.lm(input_ids=ids).logits
     alone = [editor.model.lm(input_ids=ids[:1]).logits]
@@ -127,7 +128,7 @@ def read(model, ids):
 @pytest.mark.parametrize("limit, rows", [(2**20, [3, 3, 3, 1, 3]), (0, [3, 3, 3, 3, 3, 3])])  # every other 3: passed on
 def test_rows_that_come_again_are_not_run_below_again_whatever_the_edit(editor, limit, rows):
     model, update = editor.model, editor.update(FACTS[0], "p-rome")
-    ids = model.tokenizer([*PROMPTS, "It is Rome"], return_tensors="pt", padding=True, padding_side="right").input_ids
+    ids = pad_right([model.encode(text) for text in [*PROMPTS, "It is Rome"]], model.pad, model.device)
     plain = [model.lm(input_ids=ids).logits]
     with editor.applied(update):
         plain.append(model.lm(input_ids=ids).logits)
@@ -144,7 +145,7 @@ def test_rows_that_come_again_are_not_run_below_again_whatever_the_edit(editor, 
 
 def test_what_was_kept_is_gone_afterwards_and_belongs_to_one_layer(editor):
     model = editor.model
-    ids = model.tokenizer(PROMPTS[:2], return_tensors="pt", padding=True, padding_side="right").input_ids
+    ids = pad_right([model.encode(text) for text in PROMPTS[:2]], model.pad, model.device)
     plain = model.lm(input_ids=ids).logits
     other = model.at_layer(model.layer + 1)
     with below_kept():
@@ -154,3 +155,12 @@ def test_what_was_kept_is_gone_afterwards_and_belongs_to_one_layer(editor):
     read(model, ids)
     handle.remove()
     assert len(seen) == 1  # one ordinary pass: nothing is shared, nothing was kept
+
+
+def test_a_single_text_is_no_list_and_a_target_is_asked_without_blanks_of_its_own(tiny):
+    with pytest.raises(RromeError, match="are lists of the same length, not one text: 'Italy'"):
+        target_nll(tiny, "Italy", ["Rome"] * 5)
+    one, other = (target_nll(tiny, ["The town is"], [target]) for target in ("Rome", " Rome "))
+    assert torch.equal(one, other)
+    with pytest.raises(RromeError, match="no tokens of its own"):
+        target_nll(tiny, ["The town is"], [" "])

@@ -322,3 +322,18 @@ def test_survival_by_hand():
     table = survival(runs).set_index("edits")
     assert list(table["survived"]) == [1, 0.75, 0.5, 0.5] and list(table.index) == [0, 2, 5, 10]
     assert (table["low"].dropna() <= table.loc[table["low"].notna(), "survived"]).all()
+
+
+def test_a_log_joined_with_another_is_refused_and_measures_made_twice_count_once(whole, tmp_path):
+    expected, folder = whole
+    shutil.copytree(folder, tmp_path / "run")
+    for name in ("checkpoints.jsonl", "final.jsonl"):
+        header, *rows = (tmp_path / "run" / name).read_text().splitlines()
+        again = [json.dumps(json.loads(row) | {"also": 1}) for row in rows]
+        (tmp_path / "run" / name).write_text("\n".join([header, *rows, *again]) + "\n")
+    same(read_sequential(tmp_path / "run"), expected)
+    log = tmp_path / "run" / "edits.jsonl"
+    header, first, *rows = log.read_text().splitlines()
+    log.write_text("\n".join([header, first, *rows, first.replace("{", "{ ", 1)]) + "\n")
+    with pytest.raises(RromeError, match="does not count its edits 1, 2, 3"):
+        read_sequential(tmp_path / "run")

@@ -1,13 +1,15 @@
 import errno
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import study_to_kill
@@ -215,3 +217,48 @@ def test_strata_are_seeded_and_told_apart_by_position(tiny):
     assert (ordinary, first) == study.strata(tiny, facts, 2, 2, seed=1)
     with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
         study.strata(tiny, facts, 9, 1)
+
+
+def test_rows_that_two_machines_made_are_counted_once(editor, facts, whole, tmp_path):
+    table, path = whole
+    header, *rows = path.read_text().splitlines()
+    again = [json.dumps(json.loads(row) | {"cosine": 0.123}) for row in rows]
+    (tmp_path / "joined.jsonl").write_text("\n".join([header, *rows, *again]) + "\n")
+    same(study.read_single_edits(tmp_path / "joined.jsonl"), table)
+    same(study.single_edits(editor, facts, tmp_path / "joined.jsonl", measures=SHORT), table)
+
+
+def test_a_fact_that_the_guard_refuses_is_named_before_any_search(editor, facts, tmp_path, monkeypatch):
+    guarded = Editor(editor.model, editor.second_moment, PREFIXES, max_amplification=1e-9)
+    monkeypatch.setattr(guarded, "solve_all", None)
+    with pytest.raises(RromeError, match="likely to disable the model"):
+        study.single_edits(guarded, facts, tmp_path / "study.jsonl", measures=SHORT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_without_facts_is_refused(editor, facts, tmp_path):
+    with pytest.raises(RromeError, match="at least one fact: at_once=-1"):
+        study.single_edits(editor, facts, tmp_path / "study.jsonl", at_once=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(rrome.Rule):
+    shares: object
+
+    def choose(self, keys):
+        return (torch.lerp(keys.original, keys.average, 0.5),) * 3
+
+
+@pytest.mark.parametrize("shares", [torch.ones(2000), np.ones(2000), len, lambda: 0.5])
+def test_a_rule_whose_name_hides_its_settings_is_edited_with_and_not_recorded(editor, facts, tmp_path, shares):
+    rule = Mixed(shares)
+    if shares is len:  # whose repr is the same everywhere
+        assert rule.name in set(
+            study.single_edits(editor, facts[:1], tmp_path / "a", rules=[rule], measures=SHORT)["rule"]
+        )
+        return
+    assert editor.update(facts[0], rule).norm > 0
+    with pytest.raises(RromeError, match="cannot be told from others in a journal"):
+        study.single_edits(editor, facts, tmp_path / "study.jsonl", rules=[rule])
+    with pytest.raises(RromeError, match="cannot be told from others in a journal"):
+        study.sequential_edits(editor, facts, tmp_path / "run", rule=rule)

@@ -234,3 +234,61 @@ def test_a_text_ends_where_a_collapsed_model_has_no_probabilities(model, editor)
     with rrome.measure.rowwise(model, [None, replace(update, left=update.left * torch.nan)]):
         assert rrome.generate(model, ["The old"] * 2, 5)[1] == ""
     assert rrome.generate(model, ["The old"], 5) == whole
+
+
+def test_a_weight_changed_through_data_is_refused_by_the_next_edit(model, editor):
+    editor.update(FACTS[0], "rome")
+    model.lm.get_input_embeddings().weight.data[3, 5] += 1e-4  # of which torch counts no change
+    with pytest.raises(RromeError, match="changed after the model was wrapped"):
+        editor.update(FACTS[0], "rome")
+
+
+def test_an_update_too_large_for_the_dtype_of_w_is_refused_and_w_stays(model, editor):
+    update = editor.update(FACTS[0], "p-rome")
+    half = rrome.wrap(copy.deepcopy(model.lm).half(), model.tokenizer, 1)
+    before = half.site.weight.clone()
+    large = replace(update, left=update.left / update.left.norm() * 1e7, origin=None)
+    with pytest.raises(RromeError, match=r"overflows torch\.float16.*float32 or bfloat16"):
+        half.edits.put(large)
+    assert torch.equal(half.site.weight, before) and len(half.edits) == 0
+
+
+def test_what_is_no_update_is_refused(editor):
+    for wrong in (None, editor.updates(FACTS[0], ["rome"])):  # the dictionary of updates, not one of them
+        with pytest.raises(RromeError, match="is an update, with factors left and right"):
+            editor.apply(wrong)
+
+
+def test_a_double_precision_model_changes_by_delta_alone(model, editor):
+    update = replace(editor.update(FACTS[0], "p-rome"), origin=None)
+    double = rrome.wrap(copy.deepcopy(model.lm).double(), model.tokenizer, 1)
+    with torch.no_grad():
+        double.site.weight.add_(1e-12)  # digits that float32 has not
+    double = rrome.wrap(double.lm, model.tokenizer, 1)
+    before = double.site.weight.clone()
+    double.edits.put(update)
+    expected = before + torch.outer(update.left.double(), update.right.double())
+    torch.testing.assert_close(double.site.weight, expected, rtol=1e-14, atol=1e-15)
+
+
+def test_a_study_is_not_continued_on_a_model_that_differs_in_one_weight(model, editor, tmp_path):
+    few = {"rules": ["p-rome"], "measures": rrome.study.Measures(n_generated=0)}
+    rrome.single_edits(editor, MEASURED[:1], tmp_path / "rows.jsonl", **few)
+    changed = copy.deepcopy(model.lm)
+    del changed.rrome_record
+    changed.get_submodule(model.at_layer(3).site.path).weight.data[5, 3] = 50.0
+    other = rrome.wrap(changed, model.tokenizer, 1, name=model.name)
+    assert other.fingerprint == model.fingerprint  # which reads samples
+    with pytest.raises(RromeError, match="other settings .*weights: "):
+        rrome.single_edits(Editor(other, editor.second_moment, PREFIXES), MEASURED[:1], tmp_path / "rows.jsonl", **few)
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_a_pruned_model_is_refused_with_the_remedy(model, config):
+    lm = copy.deepcopy(model.lm)
+    del lm.rrome_record
+    del rrome.model.site.blocks_of(lm)[1:3]
+    if config:
+        lm.config.num_hidden_layers = 2
+    with pytest.raises(RromeError, match="pruned model.* save it and load it again"):
+        rrome.wrap(lm, model.tokenizer, 1)

@@ -76,8 +76,10 @@ def test_a_single_evaluation_makes_no_step_and_brings_the_keys_of_its_prompts(ti
     value = value_of(tiny, FACTS[1], PREFIXES, Search(evaluations=1))
     assert value.steps == 0 and not value.delta.any()
     torch.testing.assert_close(value.keys.all, naive.keys(tiny, FACTS[1], PREFIXES), rtol=1e-4, atol=1e-5)
-    with pytest.raises(RromeError, match="at least one evaluation"):
+    with pytest.raises(RromeError, match="whole number of evaluations"):
         Search(evaluations=0)
+    with pytest.raises(RromeError, match="whole number of evaluations"):
+        Search(evaluations=2.5)  # which no count of losses equals: a search without end
 
 
 def test_the_search_changes_nothing_and_an_error_in_it_leaves_no_hook(tiny, monkeypatch):

@@ -157,6 +157,13 @@ class Editor:
         solution = self.solve(fact)
         return {name: solution._update(rule) for name, rule in chosen.items()}
 
+    def check_guard(self, facts: Sequence[Fact], rules: Sequence[Rule]) -> None:
+        """RromeError for the first fact that `max_amplification` refuses under one of the rules, from keys alone."""
+        if self.max_amplification is not None and self.on_excess == "refuse":
+            every = facts_keys(self.model, facts, self.prefixes, self.leading)
+            for fact, keys in zip(facts, every, strict=True):
+                self._guard(fact, keys, rules)
+
     def _guard(self, fact: Fact, keys: Keys, rules: Sequence[Rule]) -> None:
         """Refuse, or warn of, an edit whose keys predict a disabling update."""
         if self.max_amplification is None:

@@ -41,6 +41,10 @@ class EditLog:
             self._edits = model.edits
             self._journal = Journal(self.folder / LINES, self.settings)
             self._rows = self._journal.rows
+        if [row.get("edit") for row in self._rows] != list(range(1, len(self) + 1)):
+            raise RromeError(
+                f"{self.folder / LINES} does not count its edits 1, 2, 3, ...: restore it, or keep one of two"
+            )
 
     def __enter__(self) -> "EditLog":
         return self
@@ -82,6 +86,10 @@ class EditLog:
             "sha256": None,
         }
         if update is not None:
+            if update.fact and (update.fact.rewrite, update.fact.target_new) != (fact.rewrite, fact.target_new):
+                raise RromeError(
+                    f"the update of {update.fact.rewrite!r} was logged as one of {fact.rewrite!r}: give its fact"
+                )
             if not stored:
                 self.store(update)
             row |= {"rule": update.rule, "file": self._next_file.name, "sha256": file_sha256(self._next_file)}

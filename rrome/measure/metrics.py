@@ -51,10 +51,7 @@ def normalised_entropy(text: str) -> float:
 
 
 def token_entropy(tokens: Sequence[Hashable]) -> float:
-    """H(tokens) / log2(number of tokens), in [0, 1]: 1 when none comes twice, 0 for one over and over, NaN for fewer than two.
-
-    A few tokens that follow each other over and over are far below 1, unlike words in `normalised_entropy`.
-    """
+    """H(tokens) / log2(number of tokens), in [0, 1]: 1 when none comes twice, 0 for one alone, NaN for fewer than two."""
     return entropy(Counter(tokens).values()) / math.log2(len(tokens)) if len(tokens) > 1 else math.nan
 
 
@@ -139,11 +136,13 @@ def harmonic_score(es, ps, ns, axis=-1):
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
 
-    Per cent; a fact that lacks a measure (GE without generated text, PS without paraphrases) is left out of it.
+    Per cent; a fact that lacks a measure (GE without text, PS without paraphrases) is left out. RromeError for a fact twice.
     """
     rows = []
     for rule, here in edits.groupby("rule", sort=False):
-        row = {"rule": rule, "facts": here["fact"].nunique()}
+        if twice := here["fact"][here["fact"].duplicated()].tolist():
+            raise RromeError(f"fact {twice[0]} has two rows under {rule}: number the facts of joined studies apart")
+        row = {"rule": rule, "facts": len(here)}
         for name in COLUMNS:
             measured = here.reindex(columns=_columns(name)).dropna()
             found = NOTHING if measured.empty else _found(name, [measured], _value)

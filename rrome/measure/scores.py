@@ -113,6 +113,10 @@ def target_nll(
     Between them stands a separator, one for all or one each; all tokens of the target count. With `updates`, row b is
     measured as if updates[b] were in W. exp(-nll) is the probability that the metrics compare.
     """
+    if isinstance(prompts, str) or isinstance(targets, str):
+        raise RromeError(
+            f"prompts and targets are lists of the same length, not one text: {prompts!r:.80}, {targets!r:.80}"
+        )
     separators = [separators] * len(prompts) if isinstance(separators, str) else separators
     pairs = [with_target(model, *row) for row in zip(prompts, targets, separators, strict=True)]
     updates = updates or [None] * len(pairs)
@@ -151,7 +155,7 @@ def _shared_rows(
 
 def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch.Tensor:
     """Mean NLL of each pair (row, ids, n_target), whose target is read from the batch's row."""
-    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)
+    ids = pad_right(rows, model.pad, model.device)
     positions = [
         (row, len(tokens) - back - 1, tokens[-back], pair)
         for pair, (row, tokens, n_target) in enumerate(pairs)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Pre
 
 from ..store.disk import RromeError, digest
 from .edits import Edits, Record, record_of
-from .site import EditSite, blocks_of, find_site
+from .site import EditSite, blocks_of, check_blocks, find_site
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +76,12 @@ class Model:
     def device(self) -> torch.device:
         """The device of W, to which tokens are sent."""
         return self.site.weight.device
+
+    @property
+    def pad(self) -> int:
+        """The id of a token to fill rows up with, which nothing reads; the tokenizer is left without one if it has none."""
+        known = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0
+        return next(token for token in known if token is not None and token < rows_of(self.lm))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The token ids of a text, with the special ones that the tokenizer adds or without.
@@ -155,18 +161,15 @@ def wrap(
         end = tokenizer.convert_ids_to_tokens(ids[-1])
         raise RromeError(f"the tokenizer of {name} ends every text with {end}: load it with add_eos_token=False")
     if adapters := [part for part in lm.modules() if type(part).__module__.startswith("peft.")]:
-        what = (
-            f"{name} holds an adapter of peft ({type(adapters[0]).__name__}), which would not be part of what is saved"
-        )
+        what = f"{name} holds an adapter of peft ({type(adapters[0]).__name__}), which would not be saved"
         raise RromeError(f"{what}: merge it first, lm = lm.merge_and_unload(), or unload it")
     if any(parameter.is_inference() for parameter in lm.parameters()):
         raise RromeError(
             f"{name} was loaded inside torch.inference_mode(), so its weights cannot be edited: load it outside"
         )
     site = find_site(lm, layer)
+    check_blocks(lm, name)
     lm.eval().requires_grad_(False)
-    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows_of(lm):
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return Model(name, lm, tokenizer, site, record_of(lm), origin or {}, published or {})
 
 
@@ -183,28 +186,31 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
         raise RromeError(f"generate takes a list of prompts, not the single text {prompts!r}")
     if top_k < 1:
         raise RromeError(f"top_k is the number of tokens to choose from, at least 1 (greedy), not {top_k}")
-    for prompt in prompts:
+    for prompt in (prompts := list(prompts)):
         check_generation(model, prompt, n_tokens)
     if not prompts or n_tokens < 1:
         return [""] * len(prompts)
-    batch = model.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    rows = [model.encode(prompt) for prompt in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[model.pad] * (width - len(row)) + row for row in rows], device=model.device)  # (B, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
-    numbers = _Numbers(batch.input_ids.shape[1])
+    numbers = _Numbers(width)
     own = [] if model.device.type == "cpu" else [model.device]  # whose random state a seed changes, beside the CPU's
     with torch.random.fork_rng(own, device_type=model.device.type), _plain_generation(model.lm):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            input_ids=ids,
+            attention_mask=mask,
             max_new_tokens=n_tokens,
             min_new_tokens=n_tokens,
-            pad_token_id=model.tokenizer.pad_token_id,
+            pad_token_id=model.pad,
             do_sample=top_k > 1,
             logits_processor=[numbers],
             **sampling,
         )
     ends = numbers.ends.tolist()  # per prompt, after how many new tokens there were no numbers
-    new_tokens = [row[:end] for row, end in zip(tokens[:, batch.input_ids.shape[1] :].tolist(), ends, strict=True)]
+    new_tokens = [row[:end] for row, end in zip(tokens[:, width:].tolist(), ends, strict=True)]
     return model.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
 
 

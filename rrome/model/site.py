@@ -63,7 +63,19 @@ def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
     for module in lm.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
-    raise RromeError(f"{type(lm).__name__} is not supported: it has no list of {depth} blocks (its num_hidden_layers)")
+    raise RromeError(
+        f"{type(lm).__name__} is not supported: it has no list of {depth} blocks, its config's "
+        "num_hidden_layers: of a pruned model set that, save it and load it again"
+    )
+
+
+def check_blocks(lm: PreTrainedModel, name: str) -> None:
+    """RromeError where a block has another number than its place, by which attention finds its part of the KV cache."""
+    for place, block in enumerate(blocks_of(lm)):
+        numbers = {getattr(part, "layer_idx", place) for part in block.modules()} - {place, None}
+        if numbers:
+            remedy = "set num_hidden_layers in its config, save it and load it again"
+            raise RromeError(f"block {place} of {name} has the number {numbers.pop()}, as in a pruned model: {remedy}")
 
 
 def find_site(lm: PreTrainedModel, layer: int) -> EditSite:

@@ -117,10 +117,10 @@ def with_target(model: Model, prompt: str, target: str, separator: str = " ") ->
 
 def _read(model: Model, prompt: str, target: str, separator: str) -> tuple[list[int], list[tuple[int, int]], int]:
     """Token ids of a prompt and a target, their spans in characters, and the number of target tokens at the end."""
-    prompt = prompt.rstrip(" ") if separator else prompt
+    prompt, target = prompt.rstrip(" ") if separator else prompt, target.strip()
     ids, spans = _tokens(model, prompt + separator + target)
     n_target = sum(1 for _, end in spans if end > len(prompt))  # some tokenisers cut the space from a token's span
-    if not 0 < n_target < len(ids):
+    if not target or not 0 < n_target < len(ids):
         raise RromeError(f"the target {target!r} has no tokens of its own after {prompt!r}")
     return ids, spans, n_target
 

@@ -66,9 +66,24 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RROME_CACHE") or platformdirs.user_cache_dir("rrome")).expanduser().absolute()
 
 
+def as_json(value: Any, **options: Any) -> str:
+    """A value as JSON, in which numbers and arrays of NumPy are ordinary ones; RromeError for what has no such form."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain, **options)
+    except (TypeError, ValueError) as error:
+        remedy = "give texts, numbers, None, and lists and dictionaries (with texts as keys) of these"
+        raise RromeError(f"a setting or result cannot be written as JSON ({error}): {remedy}") from error
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of NumPy, torch and pandas
+        return value.tolist()
+    raise TypeError(f"{value!r:.80} is a {type(value).__name__}")
+
+
 def digest(*parts: object) -> str:
-    """A short content hash (16 hex digits) of JSON-able parts, equal on every machine."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    """A short content hash (16 hex digits) of parts that JSON can hold, equal on every machine; RromeError for others."""
+    text = as_json(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

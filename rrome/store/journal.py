@@ -10,15 +10,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .disk import RromeError, cache_dir, digest, explained
+from .disk import RromeError, as_json, cache_dir, digest, explained
 
 TEXT_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
+WEIGHTS = "weights"  # the setting that tells models apart which differ in a few weights only
 AS_JSON = {"NaN": "null", "Infinity": "1e999"}  # which is infinite wherever it is read
 
 
 def as_line(value: Any) -> str:
     """A value as one line of JSON, which has no NaN (written as null) and no infinity (as 1e999)."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = as_json(value)
     return TEXT_OR_CONSTANT.sub(lambda found: AS_JSON.get(found[0], found[0]), text) + "\n"
 
 
@@ -37,7 +38,9 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
             f"the journal {path} has no whole line yet: wait for the study that writes it, or run it again"
         )
     try:
-        first, *rows = map(json.loads, lines)
+        first, *rows = map(json.loads, dict.fromkeys(lines))  # each once, of files that were joined
+        if wrong := [row for row in rows if not isinstance(row, dict) or "settings" in row]:
+            raise ValueError(f"among its rows is {wrong[0]!r:.80}")
         return first["settings"], rows
     except (ValueError, KeyError, TypeError) as error:
         raise RromeError(f"{path} is damaged ({error}): move it away to start the study anew") from error
@@ -46,9 +49,10 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]
 def study_path(kind: str, settings: Mapping[str, Any], within: str | Path | None = None) -> Path:
     """The path of the study with these settings: WITHIN/KIND-DIGEST, by default in the folder `studies` of the cache.
 
-    The digest leaves prefixes out, since they follow from their seed; they are compared when the study goes on.
+    The digest leaves out prefixes, since they follow from their seed, and the sum of all weights, since the fingerprint has
+    samples of them; both are compared when the study goes on.
     """
-    recipe = {name: value for name, value in settings.items() if name != "prefixes"}
+    recipe = {name: value for name, value in settings.items() if name not in ("prefixes", WEIGHTS)}
     return Path(within or cache_dir() / "studies") / f"{kind}-{digest(recipe)}"
 
 
@@ -57,7 +61,7 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
 
     Raises RromeError when there is none, or more than one, with the settings in which they differ.
     """
-    known = json.loads(json.dumps(known))
+    known = json.loads(as_json(known))
     found: dict[Path, dict[str, Any]] = {}
     others: list[str] = []
     for path in sorted(Path(within).glob(f"{kind}-*")):
@@ -80,6 +84,14 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
         apart = differences(*list(found.values())[:2])
         raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")
     return next(iter(found))
+
+
+def first_of(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """The first row for each value of the named fields: files joined from two machines hold some rows twice."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), row)
+    return list(found.values())
 
 
 def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -134,6 +146,9 @@ class Journal:
             self._write({"settings": wanted})
             return
         settings, self.rows = read_journal(self.path)
+        settings = {
+            name: wanted[name] for name in (WEIGHTS,) if name in wanted
+        } | settings  # older ones have no such sum
         if changes := differences(settings, wanted):
             remedy = "choose another file or move it away"
             raise RromeError(f"{self.path} holds a study with other settings ({changes}): {remedy}")

@@ -34,7 +34,7 @@ Found = tuple[torch.Tensor, torch.Tensor, list[float]]
 def _reader(model: Model, rows: Sequence[Sequence[int]], at: Sequence[int]) -> Callable:
     """read(delta): logits (R, T, V), keys (R, d_k) and values (R, d_v) `at` a column of each row, with delta added there."""
     row, column = torch.arange(len(rows), device=model.device), torch.tensor(at, device=model.device)
-    ids = pad_right(rows, model.tokenizer.pad_token_id, model.device)  # (R, T)
+    ids = pad_right(rows, model.pad, model.device)  # (R, T)
     lengths = torch.tensor([len(each) for each in rows], device=model.device)
     mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).long()
 

@@ -37,8 +37,9 @@ def single_edits(
     rules: Sequence[str | Rule] = tuple(RULES), measures: single.Measures | None = None, at_once: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
-    measures, chosen = measures or single.Measures(), rules_named(rules, remembering=False)
-    with _workers(cluster, make_editor, facts, measures.n_generated) as (run, settings, lengths, suited):
+    measures, chosen = measures or single.Measures(), rules_named(rules, remembering=False, recorded=True)
+    asked: dict[str, Any] = {"facts": facts, "n_generated": measures.n_generated, "rules": list(chosen.values())}
+    with _workers(cluster, make_editor, partial(single.prepared, **asked)) as (run, settings, lengths, suited):
 
         def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:
             work = partial(single.measured_edits, rules=chosen, measures=measures)
@@ -58,14 +59,15 @@ def sequential_edits(
     for name, rule in map(rule_named, rules):
         for seed, facts in sequences.items():
             tasks[name, seed] = partial(work, facts=facts, folder=Path(folder).resolve() / f"{name}-{seed}", rule=rule)
-    with _workers(cluster, make_editor, [fact for facts in sequences.values() for fact in facts]) as (run, *_):
+    every = [fact for facts in sequences.values() for fact in facts]
+    with _workers(cluster, make_editor, partial(single.prepared, facts=every)) as (run, *_):
         made = dict(bar(run(tasks), total=len(tasks), desc="runs", unit="run"))
     return {label: made[label] for label in tasks}
 
 
 @contextlib.contextmanager
-def _workers(cluster: str | int, make_editor: Callable, facts: Sequence[Fact], n_generated: int = 0) -> Iterator[tuple]:
-    """(run, *single.prepared(...)): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
+def _workers(cluster: str | int, make_editor: Callable, prepare: Callable[[Editor], tuple]) -> Iterator[tuple]:
+    """(run, *prepare(editor)): `run` takes tasks by label and yields each (label, task(editor)) as it ends."""
     try:
         if len(recipe := cloudpickle.dumps(make_editor)) > 1_000_000:
             raise TypeError(f"{len(recipe) / 1e6:.0f} MB, as if it held weights")
@@ -89,10 +91,11 @@ def _workers(cluster: str | int, make_editor: Callable, facts: Sequence[Fact], n
             return map(lambda future: (sent.pop(future), future.result()), _ended(client, sent))  # noqa: C417
 
         try:
-            ((_, (settings, *search)),) = run({"": partial(single.prepared, facts=facts, n_generated=n_generated)}, {})
+            ((_, (settings, *search)),) = run({"": prepare}, {})
             yield partial(run, settings=settings), settings, *search
         except (KilledWorker, CancelledError, TimeoutError) as error:
-            raise RromeError(f"workers were lost ({error}): see their logs, then call again to go on") from error
+            remedy = "start some (`dask worker ADDRESS --nthreads 1`) or see their logs, then call again to go on"
+            raise RromeError(f"workers were lost or never came ({error}): {remedy}") from error
 
 
 def _ended(client: Client, sent: Mapping[Future, Any]) -> Iterator[Future]:

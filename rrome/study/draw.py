@@ -54,7 +54,7 @@ def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -
 
     A longer sequence of the same order begins with the shorter one.
     """
-    if n_edits > n_known:
+    if not 0 <= n_edits <= n_known:
         raise RromeError(f"{n_edits} edits asked, of the first {n_known} facts only: raise n_known")
     facts = load_facts(dataset, n=n_known)
     return random.Random(order).sample(facts, len(facts))[:n_edits]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..edit.log import EditLog
 from ..store.disk import RromeError
-from ..store.journal import find_study, read_journal
+from ..store.journal import find_study, first_of, read_journal
 from .single import as_table
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
@@ -61,8 +61,8 @@ def tables(
         rows.append(row | about)
     return SequentialRun(
         as_table(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
-        as_table(sorted(due, key=lambda row: row["edits"])),
-        as_table([row for row in final if row["of"] == n]),
+        as_table(sorted(first_of(due, "edits"), key=lambda row: row["edits"])),
+        as_table(first_of((row for row in final if row["of"] == n), "edit")),
         folder,
     )
 

@@ -64,7 +64,7 @@ class EditSequence:
         about: Mapping[str, Any] | None = None,
     ):
         self.editor, self.model, self.facts, self.checks = editor, editor.model, list(facts), checks or Checks()
-        ((name, self.rule),) = rules_named([rule], remembering=False).items()
+        ((name, self.rule),) = rules_named([rule], remembering=False, recorded=True).items()
         self.settings = described(study_settings(editor) | {"rule": name} | self.checks.settings, about)
         check_prompts(editor.model, self.facts, 0, editor.prefixes, editor.leading)
         first = {"first_fact": self.facts[0].to_record() if self.facts else None}

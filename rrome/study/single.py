@@ -16,7 +16,7 @@ from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model.model import Model, generate
 from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
 from ..store.disk import RromeError, digest
-from ..store.journal import Journal, differences, find_study, read_journal, study_path
+from ..store.journal import WEIGHTS, Journal, differences, find_study, first_of, read_journal, study_path
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named, rules_named
 from .draw import probe
@@ -66,8 +66,8 @@ def single_edits(
     are searched in one batch (None: `facts_at_once`). Entropy and GE are only of rules in `measures.generated`. The table's
     `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
-    facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules)
-    settings, lengths, suited = prepared(editor, facts, measures.n_generated)
+    facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules, recorded=True)
+    settings, lengths, suited = prepared(editor, facts, measures.n_generated, list(chosen.values()))
     editor.model.record.refuse_edits("a study of single edits")
 
     def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
@@ -79,9 +79,10 @@ def single_edits(
     return record_edits(path, settings, lengths, make, at_once=at_once or suited, progress=progress)
 
 
-def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0) -> tuple[dict[str, Any], list[int], int]:
-    """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it cannot measure."""
+def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0, rules: Sequence[Rule] = ()) -> tuple:
+    """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it refuses."""
     check_prompts(editor.model, facts, n_generated, editor.prefixes, editor.leading)
+    editor.check_guard(facts, rules)
     return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 
@@ -115,6 +116,8 @@ def record_edits(
 
     Batches hold facts of like `lengths`, whatever is done already, so that a search made again is the same to the last bit.
     """
+    if at_once < 1:
+        raise RromeError(f"a batch holds at least one fact: at_once={at_once}")
     wanted = ["unedited", *settings["rules"]]
     in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])
     batches = [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
@@ -146,7 +149,7 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
 def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.DataFrame:
     order = {rule: number for number, rule in enumerate(["unedited", *settings["rules"]])}
-    table = as_table(sorted(rows, key=lambda row: (row["fact"], order[row["rule"]])))
+    table = as_table(sorted(first_of(rows, "fact", "rule"), key=lambda row: (row["fact"], order[row["rule"]])))
     table.attrs["settings"] = dict(settings)
     return table
 
@@ -159,9 +162,10 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def study_settings(editor: Editor) -> dict[str, Any]:
     """The settings of an editor and its model, as JSON, for a journal's first line."""
-    dtype = str(editor.model.site.weight.dtype).removeprefix("torch.")
-    guard = {} if editor.max_amplification is None else {each: getattr(editor, each) for each in GUARD}
-    return {"model_name": editor.model.name, "dtype": dtype} | editor.settings | guard
+    model, guard = editor.model, () if editor.max_amplification is None else GUARD
+    dtype = str(model.site.weight.dtype).removeprefix("torch.")
+    about = {"model_name": model.name, "dtype": dtype, WEIGHTS: model.record.mark}
+    return about | editor.settings | {each: getattr(editor, each) for each in guard}
 
 
 def described(settings: Mapping[str, Any], about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -184,15 +188,11 @@ def _fact_rows(solution: Solution, rules: Mapping[str, Rule], measures: Measures
     updates = {"unedited": None, **{name: solution.update(rule) for name, rule in rules.items()}}
     prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
     pairs = fact_probabilities(editor.model, fact, updates, prefixed)
-    norm = editor.model.site.weight.norm().item()
-    about = _about(solution)
-    rows = {
-        name: about
-        | _size(solution, rules.get(name), update, norm)
-        | fact_metrics(pairs[name])
-        | {"pairs": pairs[name]}
-        for name, update in updates.items()
-    }
+    norm, about = editor.model.site.weight.norm().item(), _about(solution)
+    rows: Rows = {}
+    for name, update in updates.items():
+        size = _size(solution, rules.get(name), update, norm)
+        rows[name] = about | size | fact_metrics(pairs[name]) | {"pairs": pairs[name]}
     generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
     for rule, texts in _texts(editor, fact, {rule: updates[rule] for rule in generating}, measures.n_generated).items():
         rows[rule] |= texts

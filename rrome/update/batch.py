@@ -123,7 +123,7 @@ def freeze(
     """
     rows, owner, logit_positions = search_rows(model, facts, templates, leading)
     read = rows if weights is None else list(dict.fromkeys(rows))
-    ids, mask, before = align(read, model.tokenizer.pad_token_id, model.device)
+    ids, mask, before = align(read, model.pad, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (R, P + S)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     cache = DynamicCache()

@@ -89,7 +89,7 @@ def _by_shared_start(reads: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], 
 
 def _inputs_after(model: Model, start: tuple[int, ...], rests: Sequence[tuple[int, ...]]) -> torch.Tensor:
     """The inputs of W for rows of tokens after the same P tokens `start`: keys (B, T, d_k), float32."""
-    ids = pad_right(rests, model.tokenizer.pad_token_id, model.device)  # (B, T)
+    ids = pad_right(rests, model.pad, model.device)  # (B, T)
     if not start:
         return capture_inputs(model, ids)
     cache, site = DynamicCache(), model.site.module

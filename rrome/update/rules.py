@@ -43,12 +43,18 @@ def rule_named(rule: str | Rule) -> tuple[str, Rule]:
     return rule, known[rule]
 
 
-def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True) -> dict[str, Rule]:
-    """The rules by name; RromeError for two of one name, or, unless `remembering`, one that holds keys of earlier edits."""
+def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True, recorded: bool = False) -> dict[str, Rule]:
+    """The rules by name; RromeError for two of one name, or, unless `remembering`, one that holds keys of earlier edits.
+
+    With `recorded` also for one whose name, an address or a shortened array, would be that of another rule another time.
+    """
     found: dict[str, Rule] = {}
     for name, rule in map(rule_named, rules):
         if not (found.setdefault(name, rule) is rule or found[name] == rule):
             raise RromeError(f"two different rules are named {name!r}: ask for one after the other")
+        if recorded and (" at 0x" in name or "..." in name):
+            remedy = "make it a frozen dataclass of plain numbers, or give it a property `name`"
+            raise RromeError(f"the rule {name[:200]} cannot be told from others in a journal: {remedy}")
         if rule.remembered and not remembering:
             what = (
                 f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, begins with none"
@@ -96,10 +102,10 @@ class RankOneUpdate:
     def add_to(self, site: EditSite) -> None:
         """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
         weight = site.weight
-        left, right = self.left.to(weight.device), self.right.to(weight.device)
-        if weight.dtype == torch.float32:
-            weight.addr_(left, right)  # without forming Delta
+        if weight.dtype in (torch.float32, torch.float64):
+            weight.addr_(self.left.to(weight), self.right.to(weight))  # without forming Delta
         else:
+            left, right = self.left.to(weight.device), self.right.to(weight.device)
             weight.copy_(torch.addr(weight.float(), left, right))
 
     @property

@@ -92,7 +92,7 @@ def second_moment(
     cache = cache and model.state == model.fingerprint
     count = sum(map(len, windows))
     what = {"fingerprint": model.fingerprint, "layer": model.layer, "tokens": count}
-    key = f"{model.name.replace('/', '--')}-layer{model.layer}-{count}-{digest(what, windows)}"
+    key = f"{model.name.replace('/', '--')[-150:]}-layer{model.layer}-{count}-{digest(what, windows)}"
     path = cache_dir() / "second_moments" / f"{key}.safetensors"
     matrix = _read(path, key, model.record.mark) if cache else None
     if matrix is None:
@@ -170,7 +170,7 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
     matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=_with_float64(model.device))
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
-            ids = pad_right(batch, model.tokenizer.pad_token_id, model.device)
+            ids = pad_right(batch, model.pad, model.device)
             lengths = torch.tensor([len(row) for row in batch], device=model.device)
             real = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]  # (B, T)
             keys = capture_inputs(model, ids)[real]  # (n, d_k)
@@ -196,7 +196,7 @@ def _keep(path: Path, key: str, matrix: torch.Tensor, mark: str) -> None:
     """Write the matrix into the cache; a failure is a warning, since nothing is lost but time."""
     try:
         with atomic(path) as scratch:
-            save_file({"matrix": matrix}, scratch, metadata={"key": key, "weights": mark})
+            save_file({"matrix": matrix}, scratch, metadata={"key": key, "sums": mark})
     except RromeError as error:
         warnings.warn(f"C_0 is made anew in the next session: {error}", stacklevel=3)
 
@@ -209,7 +209,7 @@ def _read(path: Path, key: str, mark: str) -> torch.Tensor | None:
         with safe_open(path, "pt") as file:
             if file.metadata().get("key") != key:
                 raise SafetensorError("it holds another entry")
-            if file.metadata().get("weights", mark) != mark:  # an older file has none
+            if file.metadata().get("sums", mark) != mark:  # an older file has none
                 raise SafetensorError("it is of a model that differs in a few weights only")
             matrix = file.get_tensor("matrix")
         if not matrix.isfinite().all():

@@ -10,6 +10,7 @@ loss   = mean NLL of the target tokens over the N prompts
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -47,8 +48,10 @@ class Search:
         if not (self.learning_rate > 0 and self.clamp >= 0):
             numbers = f"not {self.learning_rate!r} and {self.clamp!r}"
             raise RromeError(f"the learning rate of a search is above 0 and its clamp is 0 or above: {numbers}")
-        if self.evaluations < 1:
-            raise RromeError(f"a search needs at least one evaluation of the loss, got evaluations={self.evaluations}")
+        if not isinstance(self.evaluations, Integral) or self.evaluations < 1:
+            raise RromeError(
+                f"a search needs a whole number of evaluations of the loss from 1 on, got evaluations={self.evaluations}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
