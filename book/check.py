@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
@@ -22,6 +23,8 @@ from .pages import ROOT
 log = logging.getLogger(__name__)
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 SCHEMES = ("light", "dark")
+AXE = Axe()
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"], "preload": False}
 WORDS = """[...document.querySelectorAll("main p, main li, main h1, main h2, main h3, main td")]
     .map(e => { const c = e.cloneNode(true); c.querySelectorAll("math, pre, code, .output").forEach(x => x.remove());
                 return e.closest(".output, pre") ? "" : c.textContent })"""
@@ -87,6 +90,14 @@ def look(page: Page, width: int, scheme: str) -> Iterator[str]:
         yield f"the page is not {scheme}"
 
 
+def accessible(page: Page) -> Iterator[str]:
+    """What axe-core finds against WCAG 2.1 AA: contrast, names, labels, roles, frames that the keyboard cannot scroll."""
+    for rule in AXE.run(page, options=WCAG).response["violations"]:
+        for node in rule["nodes"]:
+            why = [each["message"] for each in [*node["any"], *node["all"], *node["none"]]]
+            yield f"{rule['help']}: {node['target']} {' '.join(why)[:200]}"
+
+
 def tab(page: Page, place: str, steps: int = 120) -> Iterator[str]:
     """Press Tab until something in `place` has the focus; each step must show where one is."""
     for _ in range(steps):
@@ -136,6 +147,8 @@ def read(
         name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
     yield from look(page, width, scheme)
+    if size == "phone" or path.name == "index.html":  # where most scrolls; the sidebar is the same on every page
+        yield from accessible(page)
     if path.name == "search.html" and not finds(page):
         yield "the search finds nothing"
     yield from by_keyboard(page, size)
