@@ -6,7 +6,6 @@ import tomllib
 from html import escape
 from importlib import resources
 
-from PIL import Image
 from sphinx.application import Sphinx
 
 from book import pages
@@ -78,13 +77,12 @@ def strip(title: str) -> str:
     return re.sub(r"<annotation.*?</annotation>|<[^>]*>", "", title)
 
 
-def shrink(app: Sphinx, error: Exception | None) -> None:
-    """Pictures in 256 colours: half of their bytes."""
-    for path in app.outdir.rglob("*.png"):
-        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+def lighter(app: Sphinx, error: Exception | None) -> None:
+    for picture in app.outdir.rglob("*.png"):
+        pages.shrink(picture)
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("build-finished", shrink)
+    app.connect("build-finished", lighter)
     app.connect("source-read", prepare)
     app.connect("html-page-context", share)

@@ -1,6 +1,16 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
-from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .beyond import (
+    depth_map,
+    layer_choice,
+    leading_tokens,
+    sink_survey,
+    spectrum,
+    speed,
+    text_sizes,
+    toy_memory,
+    tracing,
+)
 from .claims import verdicts
 from .later import identity_second_moment, what_came_after
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
@@ -27,6 +37,7 @@ __all__ = [
     "save_table",
     "show",
     "sink_survey",
+    "spectrum",
     "speed",
     "style",
     "styled",
