@@ -50,6 +50,16 @@ def pages(site: Path) -> list[Path]:
     return sorted(path for path in site.rglob("*.html") if not {"_static", "_downloads"} & set(path.parts))
 
 
+def all_slides(page: Page) -> Iterator[str]:
+    """Go through the slides with the keyboard; each must be another one, and no wider than the window."""
+    for n in range(page.evaluate("Reveal.getTotalSlides()")):
+        if page.evaluate("Reveal.getState().indexh") != n:
+            yield f"the right arrow does not lead to slide {n + 1}"
+        if page.evaluate("(s => s.scrollWidth > s.clientWidth + 1)(Reveal.getCurrentSlide())"):
+            yield f"slide {n + 1} is wider than the window"
+        page.keyboard.press("ArrowRight")
+
+
 @cache
 def anchors(page: Path) -> frozenset[str]:
     """The ids of a page."""
@@ -146,15 +156,20 @@ def read(
     if pictures:
         name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
-    yield from look(page, width, scheme)
-    if size == "phone" or path.name == "index.html":  # where most scrolls; the sidebar is the same on every page
+    yield from all_slides(page) if path.parent.name == "slides" else on_page(page, path.name, size, scheme, studies)
+    yield from said
+    context.close()
+
+
+def on_page(page: Page, name: str, size: str, scheme: str, studies: Path) -> Iterator[str]:
+    """Look at a page of the book, go through it by keyboard, and operate what can be operated."""
+    yield from look(page, SIZES[size][0], scheme)
+    if size == "phone" or name == "index.html":  # where most scrolls; the sidebar is the same on every page
         yield from accessible(page)
-    if path.name == "search.html" and not finds(page):
+    if name == "search.html" and not finds(page):
         yield "the search finds nothing"
     yield from by_keyboard(page, size)
     yield from operate(page, studies)
-    yield from said
-    context.close()
 
 
 def finds(page: Page) -> bool:

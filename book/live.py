@@ -6,12 +6,13 @@ Each is drawn here in one state, which is what a reader without JavaScript sees;
 import csv
 import json
 import math
+import statistics
 from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from .stored import RULES, sequences, singles
+from .stored import LARGE, RULES, sequences, singles
 
 NAMES = {"rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME"}
 CHOICES = dict(zip(RULES, ("aoo", "aaa", "ooo", "aao", "aoa", "oaa", "oao", "ooa"), strict=True))
@@ -25,7 +26,10 @@ def fill(text: str, studies: Path) -> str:
             text = text.replace(
                 f"{{{{{name}}}}}", draw(rows) if rows else "*The rows of this figure are not stored yet.*"
             )
-    text = text.replace("{{spectrum}}", spectrum(studies.parent / "spectrum.csv") if "{{spectrum}}" in text else "")
+    for name, file, paint in (("spectrum", "spectrum", spectrum), ("said", "fig1_disabling_edit", said)):
+        if f"{{{{{name}}}}}" in text:
+            with (studies.parent / f"{file}.csv").open(encoding="utf-8", newline="") as table:
+                text = text.replace(f"{{{{{name}}}}}", paint(list(csv.DictReader(table))))
     words = {run["folder"]: f"{NAMES.get(run['rule'], run['rule'])} at layer {run['layer']}" for run in runs}
     links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl.gz)" for folder, word in words.items()]
     text = text.replace("{{sequences}}", ", ".join(links) or "none yet")
@@ -163,10 +167,25 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
 DECADES = 3  # of a filter, from its largest value down
 
 
-def spectrum(path: Path) -> str:
+def said(table: list[dict[str, str]]) -> str:
+    """What three models say after the edit that is last in Figure 1, as cards: a picture of text is too small on a phone."""
+    unedited, *edited = table[-4:]
+    fact = f"{unedited['subject']} → {unedited['target_new']}"
+    median = statistics.median(float(row["delta"]) for row in edited)
+    cards = ""
+    for row in edited:
+        now = {"text": f"{row['text'][:130]} …", "perplexity": float(row["perplexity"]), "delta": float(row["delta"])}
+        states = [{"perplexity": float(unedited["perplexity"])}, now | {"large": now["delta"] > LARGE * median}]
+        cards += card({"rule": row["rule"], "prompts": [row["prompt"]], "states": states}, 1)
+    words = f"One fact edited, <b>{escape(fact)}</b>, then asked about something else"
+    return raw(
+        f'<section class="live" aria-label="One edit"><p class="now">{words}:</p><div class="models">{cards}</div></section>'
+    )
+
+
+def spectrum(table: list[dict[str, str]]) -> str:
     """How many directions have which eigenvalue of C_0, ten bars a decade, and over them the filter of each method."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+    rows = [{name: float(cell) for name, cell in row.items()} for row in table]
     logs = [math.log10(row["eigenvalue"]) for row in rows]
     low, high = math.floor(min(logs)), math.ceil(max(logs))
     places = [100 * (log - low) / (high - low) for log in logs]
@@ -183,8 +202,8 @@ def spectrum(path: Path) -> str:
     words = f"Histogram of {len(rows)} eigenvalues from 1e{low} to 1e{high}, and the filters of {', '.join(names)}"
     return raw(
         f'<figure class="live spectrum"><div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(words)}.">{"".join(drawn)}</svg><span class="axis high">lines: s(e), from its largest value down '
-        f'to 1/{10**DECADES:,} of it; bars: directions</span></div><p class="ends"><span>10<sup>{low}</sup></span>'
+        f'aria-label="{escape(words)}.">{"".join(drawn)}</svg><span class="axis high">lines: s(e), logarithmic; '
+        f'bars: directions</span></div><p class="ends"><span>10<sup>{low}</sup></span>'
         f"<span>eigenvalue e of C₀</span><span>10<sup>{high}</sup></span></p><ul>{legend}</ul></figure>"
     )
 

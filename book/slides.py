@@ -20,10 +20,11 @@ MARKDOWN = str.maketrans({sign: f"&#{ord(sign)};" for sign in "*_|`[]"})
 def mathml(text: str) -> str:
     """Markdown with its equations as MathML, in which no sign is one of Markdown's."""
     for pattern, block in ((r"\$\$(.+?)\$\$", True), (r"(?<![\\$])\$([^$\n]+?)\$", False)):
-        make = lambda found, block=block: LATEX.convert_with_local_state(found[1], displaystyle=block)  # noqa: E731
-        text = re.sub(
-            pattern, lambda found: re.sub(r"\s*\n\s*", "", make(found)).translate(MARKDOWN), text, flags=re.DOTALL
-        )
+        parts = re.split(pattern, text, flags=re.DOTALL)
+        for n, latex in enumerate(parts[1::2]):
+            equation = LATEX.convert_with_local_state(latex, displaystyle=block)
+            parts[2 * n + 1] = re.sub(r"\s*\n\s*", "", equation).translate(MARKDOWN)
+        text = "".join(parts)
     return text
 
 
