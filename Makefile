@@ -87,6 +87,7 @@ book: .venv-book/installed ## build/book/: the executed notebooks as a site to r
 	@$(BOOK_BIN)/python -m book.pages build/book-source --profile $(PROFILE)
 	@rm -rf build/book
 	@$(BOOK_BIN)/python -m sphinx -q -E -W --keep-going -c book -d build/book-doctrees build/book-source build/book
+	@$(BOOK_BIN)/python -m book.slides build/book-source/notebooks/02_disabling_edit.ipynb build/book/slides
 	@find build/book/_static -name '*.map' -delete && rm -r build/book/_static/locales # a quarter of the site, read by no page
 	@echo "The book: build/book/index.html"
 

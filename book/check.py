@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
@@ -22,6 +23,8 @@ from .pages import ROOT
 log = logging.getLogger(__name__)
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 SCHEMES = ("light", "dark")
+AXE = Axe()
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"], "preload": False}
 WORDS = """[...document.querySelectorAll("main p, main li, main h1, main h2, main h3, main td")]
     .map(e => { const c = e.cloneNode(true); c.querySelectorAll("math, pre, code, .output").forEach(x => x.remove());
                 return e.closest(".output, pre") ? "" : c.textContent })"""
@@ -45,6 +48,17 @@ FOCUS = """(() => { const e = document.activeElement, b = e.getBoundingClientRec
 
 def pages(site: Path) -> list[Path]:
     return sorted(path for path in site.rglob("*.html") if not {"_static", "_downloads"} & set(path.parts))
+
+
+def all_slides(page: Page) -> Iterator[str]:
+    """Go through the slides with the keyboard; each must be another one, and no wider than the window."""
+    wide = page.viewport_size["width"] > 600  # a phone shows them one under the other
+    for n in range(page.evaluate("Reveal.getTotalSlides()") if wide else 0):
+        if page.evaluate("Reveal.getState().indexh") != n:
+            yield f"the right arrow does not lead to slide {n + 1}"
+        if page.evaluate("(s => s.scrollWidth > s.clientWidth + 1)(Reveal.getCurrentSlide())"):
+            yield f"slide {n + 1} is wider than the window"
+        page.keyboard.press("ArrowRight")
 
 
 @cache
@@ -85,6 +99,14 @@ def look(page: Page, width: int, scheme: str) -> Iterator[str]:
             yield f"an equation is not drawn: {text.strip()[:80]}"
     if (sum(page.evaluate(BACKGROUND)) / 3 > 128) is (scheme == "dark"):
         yield f"the page is not {scheme}"
+
+
+def accessible(page: Page) -> Iterator[str]:
+    """What axe-core finds against WCAG 2.1 AA: contrast, names, labels, roles, frames that the keyboard cannot scroll."""
+    for rule in AXE.run(page, options=WCAG).response["violations"]:
+        for node in rule["nodes"]:
+            why = [each["message"] for each in [*node["any"], *node["all"], *node["none"]]]
+            yield f"{rule['help']}: {node['target']} {' '.join(why)[:200]}"
 
 
 def tab(page: Page, place: str, steps: int = 120) -> Iterator[str]:
@@ -135,13 +157,20 @@ def read(
     if pictures:
         name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
-    yield from look(page, width, scheme)
-    if path.name == "search.html" and not finds(page):
+    yield from all_slides(page) if path.parent.name == "slides" else on_page(page, path.name, size, scheme, studies)
+    yield from said
+    context.close()
+
+
+def on_page(page: Page, name: str, size: str, scheme: str, studies: Path) -> Iterator[str]:
+    """Look at a page of the book, go through it by keyboard, and operate what can be operated."""
+    yield from look(page, SIZES[size][0], scheme)
+    if size == "phone" or name == "index.html":  # where most scrolls; the sidebar is the same on every page
+        yield from accessible(page)
+    if name == "search.html" and not finds(page):
         yield "the search finds nothing"
     yield from by_keyboard(page, size)
     yield from operate(page, studies)
-    yield from said
-    context.close()
 
 
 def finds(page: Page) -> bool:

@@ -77,6 +77,12 @@ def strip(title: str) -> str:
     return re.sub(r"<annotation.*?</annotation>|<[^>]*>", "", title)
 
 
+def lighter(app: Sphinx, error: Exception | None) -> None:
+    for picture in app.outdir.rglob("*.png"):
+        pages.shrink(picture)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("build-finished", lighter)
     app.connect("source-read", prepare)
     app.connect("html-page-context", share)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from .stored import claims
 
@@ -13,8 +14,8 @@ ROWS = {  # the stored rows behind a figure, where its CSV is not all of them
 
 
 def fill(text: str, root: Path) -> str:
-    """A page with `{{verdicts}}`, `{{thumbnails}}` and `{{figures}}` replaced by what is in the repository laid out at root."""
-    for name, made in (("verdicts", verdicts), ("thumbnails", thumbnails), ("figures", figures)):
+    """A page with `{{verdicts}}` and the like replaced by what is in the repository laid out at root."""
+    for name, made in (("verdicts", verdicts), ("thumbnails", thumbnails), ("figures", figures), ("times", times)):
         if f"{{{{{name}}}}}" in text:
             text = text.replace(f"{{{{{name}}}}}", made(root))
     return text
@@ -48,10 +49,27 @@ def sources(root: Path) -> dict[str, tuple[Path, str]]:
     return dict(sorted(found.items(), key=lambda each: each[1][0].name))
 
 
+def provenance(root: Path, name: str) -> dict[str, Any]:
+    return json.loads((root / "figures" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def times(root: Path) -> str:
+    """One line per notebook: profile and time of the longest of the runs that drew its figures."""
+    runs: dict[Path, list[tuple[float, str]]] = {}
+    for name, (path, title) in sources(root).items():
+        made = provenance(root, name)
+        seconds, profile = made["run_seconds"], made["settings"]["profile"]
+        took = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        line = f"| [{title}](../notebooks/{path.name}) | {profile} | {took} | {made['machine']} |"
+        runs.setdefault(path, []).append((seconds, line))
+    return "\n".join(
+        ["| notebook | profile | took | on |", "|---|---|---|---|", *(max(each)[1] for each in runs.values())]
+    )
+
+
 def words(root: Path, name: str) -> str:
     """What a figure's provenance says that it shows."""
-    about = json.loads((root / "figures" / f"{name}.json").read_text(encoding="utf-8"))
-    return " ".join(about["alt"].split()).replace("[", "(").replace("]", ")").replace("|", "\\|")
+    return " ".join(provenance(root, name)["alt"].split()).replace("[", "(").replace("]", ")").replace("|", "\\|")
 
 
 def thumbnails(root: Path) -> str:

@@ -3,13 +3,16 @@
 Each is drawn here in one state, which is what a reader without JavaScript sees; static/live.js moves the same elements.
 """
 
+import csv
 import json
 import math
+import statistics
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from .stored import RULES, sequences, singles
+from .stored import LARGE, RULES, sequences, singles
 
 NAMES = {"rome": "ROME", "r-rome": "r-ROME", "p-rome": "p-ROME"}
 CHOICES = dict(zip(RULES, ("aoo", "aaa", "ooo", "aao", "aoa", "oaa", "oao", "ooa"), strict=True))
@@ -23,6 +26,10 @@ def fill(text: str, studies: Path) -> str:
             text = text.replace(
                 f"{{{{{name}}}}}", draw(rows) if rows else "*The rows of this figure are not stored yet.*"
             )
+    for name, file, paint in (("spectrum", "spectrum", spectrum), ("said", "fig1_disabling_edit", said)):
+        if f"{{{{{name}}}}}" in text:
+            with (studies.parent / f"{file}.csv").open(encoding="utf-8", newline="") as table:
+                text = text.replace(f"{{{{{name}}}}}", paint(list(csv.DictReader(table))))
     words = {run["folder"]: f"{NAMES.get(run['rule'], run['rule'])} at layer {run['layer']}" for run in runs}
     links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl.gz)" for folder, word in words.items()]
     text = text.replace("{{sequences}}", ", ".join(links) or "none yet")
@@ -31,10 +38,11 @@ def fill(text: str, studies: Path) -> str:
     return text.replace("{{singles}}", ", ".join(links) or "none yet")
 
 
-def raw(html: str, rows: Any) -> str:
+def raw(html: str, rows: Any = None) -> str:
     """HTML for a page of Markdown, with the rows that its script reads."""
     data = json.dumps(rows, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    return f'````{{raw}} html\n{html}\n<script type="application/json" class="rows">{data}</script>\n````'
+    script = f'\n<script type="application/json" class="rows">{data}</script>' if rows else ""
+    return f"````{{raw}} html\n{html}{script}\n````"
 
 
 def shown(number: float | None) -> str:
@@ -153,6 +161,50 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
         f"<th>residual / ‖δ‖</th><th>keys</th><th>stored ‖Δ‖</th><th>stored: perplexity, times</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>",
         {"facts": facts, "sliders": {name: spec[1:] for name, spec in SLIDERS.items()}, "choices": CHOICES},
+    )
+
+
+DECADES = 3  # of a filter, from its largest value down
+
+
+def said(table: list[dict[str, str]]) -> str:
+    """What three models say after the edit that is last in Figure 1, as cards: a picture of text is too small on a phone."""
+    unedited, *edited = table[-4:]
+    fact = f"{unedited['subject']} → {unedited['target_new']}"
+    median = statistics.median(float(row["delta"]) for row in edited)
+    cards = ""
+    for row in edited:
+        now = {"text": f"{row['text'][:130]} …", "perplexity": float(row["perplexity"]), "delta": float(row["delta"])}
+        states = [{"perplexity": float(unedited["perplexity"])}, now | {"large": now["delta"] > LARGE * median}]
+        cards += card({"rule": row["rule"], "prompts": [row["prompt"]], "states": states}, 1)
+    words = f"One fact edited, <b>{escape(fact)}</b>, then asked about something else"
+    return raw(
+        f'<section class="live" aria-label="One edit"><p class="now">{words}:</p><div class="models">{cards}</div></section>'
+    )
+
+
+def spectrum(table: list[dict[str, str]]) -> str:
+    """How many directions have which eigenvalue of C_0, ten bars a decade, and over them the filter of each method."""
+    rows = [{name: float(cell) for name, cell in row.items()} for row in table]
+    logs = [math.log10(row["eigenvalue"]) for row in rows]
+    low, high = math.floor(min(logs)), math.ceil(max(logs))
+    places = [100 * (log - low) / (high - low) for log in logs]
+    bars, wide = Counter(math.floor(10 * (log - low)) for log in logs), 10 / (high - low)
+    tall = {n: 100 * count / max(bars.values()) for n, count in bars.items()}
+    shapes = "".join(f"M{wide * n:.2f} 100v{-height:.1f}h{wide:.2f}v{height:.1f}z" for n, height in tall.items())
+    drawn, names = [f'<path class="bars" d="{shapes}"/>'], [name for name in rows[0] if name != "eigenvalue"]
+    for n, name in enumerate(names):
+        top = max(row[name] for row in rows)
+        kept = [(at, -math.log10(row[name] / top)) for at, row in zip(places, rows, strict=True) if row[name] > 0]
+        points = " ".join(f"{at:.1f},{100 * min(down / DECADES, 1):.1f}" for at, down in [*kept[:-1:10], kept[-1]])
+        drawn.append(f'<polyline class="filter-{n}" points="{points}"/>')
+    legend = "".join(f'<li class="filter-{n}">{escape(name)}</li>' for n, name in enumerate(names))
+    words = f"Histogram of {len(rows)} eigenvalues from 1e{low} to 1e{high}, and the filters of {', '.join(names)}"
+    return raw(
+        f'<figure class="live spectrum"><div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(words)}.">{"".join(drawn)}</svg><span class="axis high">lines: s(e), logarithmic; '
+        f'bars: directions</span></div><p class="ends"><span>10<sup>{low}</sup></span>'
+        f"<span>eigenvalue e of C₀</span><span>10<sup>{high}</sup></span></p><ul>{legend}</ul></figure>"
     )
 
 

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from . import landing, live
 
 ROOT = Path(__file__).parent.parent
@@ -80,8 +82,9 @@ def readable(notebook: dict[str, Any], committed: Path) -> dict[str, Any]:
         cell["outputs"] = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
         for output in cell["outputs"]:
             data = output.get("data", {})
-            if "text/html" in data:  # a styled table looks like any other, also by night
-                data["text/html"] = "".join(data["text/html"]).replace("<table id=", '<table class="dataframe" id=')
+            if "text/html" in data:  # any table looks like a frame's, also by night
+                html = "".join(data["text/html"])
+                data["text/html"] = re.sub(r"<table(?=>| id=)", '<table class="dataframe"', html)
             if "image/png" in data:
                 alt = output["metadata"].get("image/png", {}).get("alt")
                 if not alt:
@@ -105,6 +108,11 @@ def made_by(metadata: dict[str, Any], committed: Path) -> str:
         capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
     return f"This page shows the short run, profile **smoke**, that the repository keeps: last changed {kept or 'before git'}."
+
+
+def shrink(picture: Path) -> None:
+    """A PNG in 256 colours: half of its bytes."""
+    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def shortened(commit: str) -> str:

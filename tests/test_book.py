@@ -1,5 +1,6 @@
 """The pages of the site before Sphinx reads them; `make check-book` reads the site itself in a browser."""
 
+import csv
 import json
 import math
 import re
@@ -42,14 +43,12 @@ def test_a_notebook_comes_from_the_profile_where_it_was_run_and_else_as_committe
     assert (source / "notebooks" / committed.name).read_bytes() == committed.read_bytes()
 
 
-def test_the_landing_page_lists_every_notebook_in_the_order_of_names(source):
-    listed = re.findall(r"^notebooks/(\S+)$", (source / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert listed == sorted(path.stem for path in (pages.ROOT / "notebooks").glob("*.ipynb"))
-
-
-def test_the_landing_page_lists_every_guide(source):
-    listed = re.findall(r"^docs/(\S+)$", (source / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert listed == sorted(path.stem for path in (pages.ROOT / "docs").glob("*.md"))
+@pytest.mark.parametrize("kind", ["notebooks/*.ipynb", "docs/*.md"])
+def test_the_landing_page_lists_notebooks_and_guides_in_the_order_of_names(source, kind):
+    listed = re.findall(r"^(\w+/\S+)$", (source / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in listed if name.startswith(kind[:4])] == sorted(
+        f"{path.parent.name}/{path.stem}" for path in pages.ROOT.glob(kind)
+    )
 
 
 def test_every_page_is_in_the_sidebar(source):
@@ -166,11 +165,8 @@ def test_the_layer_with_the_longest_runs_comes_first(studies):
     settings = {"rule": "rome", "layer": 3, "model_name": "tiny", "prompts": ["The weather"]}
     journal(studies / "sequential-3" / "edits.jsonl", settings, [edit("A", 1.0, 10.5)])
     journal(studies / "sequential-3" / "checkpoints.jsonl", settings, [{"perplexity": 10.0, "texts": [""]}])
-    assert [(run["layer"], run["rule"]) for run in stored.sequences(studies)] == [
-        (7, "rome"),
-        (7, "r-rome"),
-        (3, "rome"),
-    ]
+    found = [(run["layer"], run["rule"]) for run in stored.sequences(studies)]
+    assert found == [(7, "rome"), (7, "r-rome"), (3, "rome")]
 
 
 def test_the_sizes_of_all_eight_rules_follow_from_the_two_mismatches(studies):
@@ -214,17 +210,10 @@ def test_a_page_says_that_rows_are_missing(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0"),
-        (18.0872, "18.1"),
-        (2714.99, "2,710"),
-        (4.742e-05, "4.74e-05"),
-        (0.00251, "0.00251"),
-        (None, "no number"),
-    ],
-)
+NUMBERS = [(0, "0"), (18.0872, "18.1"), (2714.99, "2,710"), (4.742e-05, "4.74e-05"), (0.00251, "0.00251")]
+
+
+@pytest.mark.parametrize(("number", "text"), [*NUMBERS, (None, "no number")])
 def test_numbers_have_three_digits(number, text):
     assert live.shown(number) == text
 
@@ -236,6 +225,16 @@ def test_the_landing_page_has_a_verdict_per_claim_and_a_thumbnail_per_figure_of_
     assert {path for path, _ in landing.sources(source).values()} == {
         source / link for link in re.findall(r"^  .*\]\((notebooks/\S+)\)$", page, re.MULTILINE)
     }
+
+
+def test_cards_filters_and_run_times_are_those_of_the_stored_rows(source):
+    names = ("index.md", "two_mismatches.md", "figures/all_figures.md", "figures/data/fig1_disabling_edit.csv")
+    index, mismatches, figures, rows = ((source / name).read_text(encoding="utf-8") for name in names)
+    edited = list(csv.DictReader(rows.splitlines(keepends=True)))[-3:]
+    assert re.findall(r'class="perplexity">(.+?)<', index) == [live.shown(float(row["perplexity"])) for row in edited]
+    assert "1536 eigenvalues" in mismatches and ">encore<" in mismatches
+    made = json.loads((pages.ROOT / "figures" / "layer_tracing.json").read_text(encoding="utf-8"))
+    assert f"| long | {made['run_seconds'] / 60:.0f} min |" in figures
 
 
 def test_every_figure_is_on_the_page_of_figures(source):

@@ -14,6 +14,7 @@ from rrome.study import playground
 FACT = replace(
     FACTS[0], paraphrases=("Rome. Italy lies in",), neighbourhood=("Paris is in",), generation=("The old <town>",)
 )
+ROWS = ["verdict", "‖Δ‖ (Frobenius)", "p(new answer)", "p(true answer)", "ES", "PS", "NS", "perplexity"]
 PROBE = "The old town lies on the river."
 
 
@@ -99,7 +100,7 @@ def test_what_is_shown_is_what_the_models_before_and_after_do(form, editor):
     assert torch.equal(editor.model.site.weight, weight)
     _, numbers, texts = tables(go(form, step="edit"))
     (update,) = editor.applied_updates
-    assert list(numbers.index) == ["‖Δ‖ (Frobenius)", "p(new answer)", "p(true answer)", "ES", "PS", "NS", "perplexity"]
+    assert [name.split(":")[0] for name in numbers.index] == ROWS
     shown = numbers.loc[["p(new answer)", "p(true answer)", "perplexity"]]
     assert list(shown["before"]) == pytest.approx(before, rel=0.01)
     assert list(shown["oao"]) == pytest.approx(measured(), rel=0.01)
@@ -107,6 +108,32 @@ def test_what_is_shown_is_what_the_models_before_and_after_do(form, editor):
     assert list(texts.index) == [FACT.rewrite, *FACT.generation]
     editor.model.edits.set(())
     assert torch.allclose(update.matrix(), editor.update(FACT, "oao").matrix(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "p_new, times, verdict",
+    [
+        (0.9, 1.9, "the fact is in, the model is whole"),
+        (0.4, 1.9, "the fact is not in, the model is whole"),
+        (0.9, 2.1, "the fact is in, the model is broken"),
+    ],
+)
+def test_the_verdict_is_about_the_answer_and_the_perplexity(form, monkeypatch, p_new, times, verdict):
+    def said(editor, fact, updates, *others, **options):
+        rows = {
+            "prompt": fact.rewrite,
+            "text": "",
+            "entropy_tokens": 1.0,
+            "perplexity": [9.0, *[9.0 * times] * len(updates)],
+        }
+        return pd.DataFrame(rows)
+
+    monkeypatch.setattr("rrome.study.examples.what_it_says", said)
+    monkeypatch.setattr(
+        "rrome.study.examples.target_nll", lambda model, prompts, *a: torch.full((len(prompts),), p_new).log().neg()
+    )
+    _, numbers, _ = tables(go(form, step="compare"))
+    assert set(numbers.loc["verdict", ["rome", "r-rome", "p-rome"]]) == {verdict}
 
 
 def test_only_another_fact_or_another_model_needs_a_new_search(form, searches):
@@ -148,7 +175,7 @@ def test_an_error_of_the_search_is_its_sentence_and_any_other_is_not_hidden(form
 
 def test_a_fact_without_a_true_answer_can_be_edited(form):
     _, numbers, _ = tables(go(form, step="edit", target_true=" "))
-    assert list(numbers.index) == ["‖Δ‖ (Frobenius)", "p(new answer)", "perplexity"]
+    assert list(numbers.index) == [*ROWS[:3], "perplexity"]
 
 
 @pytest.mark.parametrize("field", ["prompt", "subject", "target_new", "generation"])

@@ -137,6 +137,14 @@ def test_every_figure_of_the_single_edits_can_be_drawn(edits):
         figure.canvas.draw()
 
 
+def test_a_filter_is_drawn_at_the_eigenvalues_that_it_keeps():
+    table = pd.DataFrame({"eigenvalue": [1e-4, 1e-2, 1.0], "all": [1e4, 1e2, 1.0], "small": [5.0, 5.0, 0.0]})
+    figure = plots.spectrum(table)
+    figure.canvas.draw()
+    everything, small = (np.isfinite(line.get_ydata(orig=False)).sum() for line in figure.axes[1].lines[:2])
+    assert (everything, small) == (3, 2)
+
+
 def test_every_method_has_a_line_and_every_second_moment_a_panel(edits):
     table = edits.assign(method=edits["rule"], stratum=np.where(edits["position"].eq(0), "first-token", "ordinary"))
     table = table.assign(share_written=0.5, preservation=2.0)

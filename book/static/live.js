@@ -143,3 +143,10 @@ for (const [kind, start] of [[".edits", oneEditAfterAnother], [".mismatches", tw
     start(figure, JSON.parse(figure.nextElementSibling.textContent));
   }
 }
+
+// What scrolls sideways can be reached with the keyboard.
+addEventListener("load", () => {
+  for (const box of all(document, "div.math, div.cell_output, article p")) {
+    if (box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === "auto") box.tabIndex = 0;
+  }
+});

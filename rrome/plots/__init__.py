@@ -1,6 +1,16 @@
 """Figures and tables from tidy frames, saved with their data and provenance."""
 
-from .beyond import depth_map, layer_choice, leading_tokens, sink_survey, speed, text_sizes, toy_memory, tracing
+from .beyond import (
+    depth_map,
+    layer_choice,
+    leading_tokens,
+    sink_survey,
+    spectrum,
+    speed,
+    text_sizes,
+    toy_memory,
+    tracing,
+)
 from .claims import verdicts
 from .later import identity_second_moment, what_came_after
 from .save import as_text, provenance, save_figure, save_files, save_table, show, style, styled
@@ -10,6 +20,6 @@ from .single import amplification_scatter, delta_scatter, disabling_edit, key_gr
 __all__ = [
     "amplification_scatter", "as_text", "collapse_curves", "delta_scatter", "depth_map", "disabling_edit",
     "identity_second_moment", "key_grid", "layer_choice", "leading_tokens", "perplexity_paths", "prefixed_efficacy",
-    "preflight_roc", "provenance", "save_figure", "save_files", "save_table", "show", "sink_survey", "speed",
-    "style", "styled", "survival_curves", "text_sizes", "toy_memory", "tracing", "verdicts", "what_came_after",
+    "preflight_roc", "provenance", "save_figure", "save_files", "save_table", "show", "sink_survey", "spectrum",
+    "speed", "style", "styled", "survival_curves", "text_sizes", "toy_memory", "tracing", "verdicts", "what_came_after",
 ]  # fmt: skip

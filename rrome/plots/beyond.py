@@ -101,6 +101,26 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
 
 
 @style()
+def spectrum(table: pd.DataFrame) -> Figure:
+    """How many directions of key space have which eigenvalue of C_0, and what a filter s makes of them.
+
+    `table`: eigenvalue, then a column s(eigenvalue) per filter; s is drawn relative to its largest value, and not at 0.
+    """
+    figure, panel = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
+    sns.histplot(table, x="eigenvalue", bins=60, log_scale=True, color="0.85", linewidth=0, ax=panel)
+    panel.set(xlabel="eigenvalue $e$ of $C_0$", ylabel="directions")
+    filters = (table.set_index("eigenvalue") / table.drop(columns="eigenvalue").to_numpy().max(0)).replace(0, np.nan)
+    lines = filters.reset_index().melt("eigenvalue", var_name="filter", value_name="s")
+    right = panel.twinx()
+    sns.lineplot(
+        lines, x="eigenvalue", y="s", hue="filter", style="filter", palette=SERIES[: filters.shape[1]], ax=right
+    )
+    right.set(yscale="log", ylabel="$s(e)$, relative to its largest value")
+    legend(right, loc="upper right")
+    return figure
+
+
+@style()
 def layer_choice(table: pd.DataFrame) -> Figure:
     """Left: ES, PS, NS and S (with its interval) by layer; right: what first-token edits do to perplexity, per rule."""
     figure, (scores, damage) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")

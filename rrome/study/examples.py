@@ -23,6 +23,7 @@ from .draw import probe as held_out_probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
+WORDS = {"ES": "ES: new beats true", "PS": "PS: also in other words", "NS": "NS: neighbours keep theirs"}
 STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
 
 
@@ -89,18 +90,22 @@ def what_it_says(
     )
 
 
-CELL = 'style="text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"'
+CELL = "text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"
+BEFORE, WHOLE, BROKEN = "#8882", "#009e7330", "#d55e0040"  # behind the columns of models
 
 
-def _html_table(caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]]) -> str:
+def _html_table(
+    caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]], colours: Sequence[str] = ()
+) -> str:
     """HTML with a caption and headers of columns and rows; every text in it is escaped, numbers have three digits."""
-    head = "".join(f'<th scope="col" {CELL}>{escape(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col" style="{CELL}">{escape(name)}</th>' for name in heads)
     body = ""
     for name, cells in rows.items():
         texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells]
-        data = "".join(f"<td {CELL}>{escape(text)}</td>" for text in texts)
-        body += f'<tr><th scope="row" {CELL}>{escape(name)}</th>{data}</tr>'
-    title = f"<caption {CELL}>{escape(caption)}</caption>"
+        behind = [f"{CELL}; background: {colour}" for colour in colours] or [CELL] * len(texts)
+        data = "".join(f'<td style="{look}">{escape(text)}</td>' for look, text in zip(behind, texts, strict=True))
+        body += f'<tr><th scope="row" style="{CELL}">{escape(name)}</th>{data}</tr>'
+    title = f'<caption style="{CELL}">{escape(caption)}</caption>'
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -184,18 +189,28 @@ def _preflight_table(editor: Editor, fact: Fact) -> str:
 def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], texts: list[str], n: int) -> str:
     """Two tables, a column for the model before and one per update: numbers, and generated text."""
     models = {"before": None, **updates}
-    numbers: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
+    sizes: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
     prompts, targets = [fact.rewrite] * len(models), [fact.target_new] * len(models)
     nll = target_nll(editor.model, prompts, targets, [*models.values()], fact.separator)
-    numbers["p(new answer)"] = nll.neg().exp().tolist()
+    new, true = nll.neg().exp().tolist(), [0.0] * len(models)
+    numbers: dict[str, list] = {"p(new answer)": new}
     if fact.target_true:
         pairs = fact_probabilities(editor.model, fact, models).values()
-        numbers["p(true answer)"] = [found["rewrite"][0][1] for found in pairs]
-        numbers |= pd.DataFrame(map(fact_metrics, pairs))[["ES", "PS", "NS"]].dropna(axis=1).to_dict("list")
+        numbers["p(true answer)"] = true = [found["rewrite"][0][1] for found in pairs]
+        scores = pd.DataFrame(map(fact_metrics, pairs))[[*WORDS]].dropna(axis=1)
+        numbers |= scores.rename(columns=WORDS).to_dict("list")
     prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
     table = what_it_says(editor, fact, updates, prompts, texts, n_generated=n, seed=editor.seed)
-    numbers["perplexity"] = [*table["perplexity"][: len(models)]]
+    numbers["perplexity"] = perplexities = [*table["perplexity"][: len(models)]]
+    known = [p > max(q, 0.5) for p, q in zip(new, true, strict=True)]
+    whole = [here <= 2 * perplexities[0] for here in perplexities]
+    verdicts = [
+        f"the fact is {'' if k else 'not '}in, the model is {'whole' if w else 'broken'}"
+        for k, w in zip(known, whole, strict=True)
+    ]
+    colours = [BEFORE, *(WHOLE if w else BROKEN for w in whole[1:])]
     table["text"] = table["text"].str.strip() + table["entropy_tokens"].map("\n(entropy of tokens {:.2f})".format)
     generated = {prompt: [*rows["text"]] for prompt, rows in table.groupby("prompt", sort=False)}
     caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", *models]
-    return _html_table(caption, heads, numbers) + _html_table("Generated text", heads, generated)
+    shown = _html_table(caption, heads, {"verdict": ["–", *verdicts[1:]]} | sizes | numbers, colours)
+    return shown + _html_table("Generated text", heads, generated, colours)
