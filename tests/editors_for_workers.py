@@ -8,7 +8,7 @@ from pathlib import Path
 from distributed import get_worker
 from sequence_to_kill import make_editor
 
-from rrome import Editor
+from rrome import Editor, RromeError
 
 
 def make_own_editor() -> Editor:
@@ -19,6 +19,25 @@ def make_own_editor() -> Editor:
 def make_mortal_editor(folder: Path, subject: str, deaths: int = 1) -> Editor:
     """An editor whose process is killed when it comes to a subject, as often as `deaths` says."""
     return Mortal(make_editor(), folder, subject, deaths)
+
+
+def make_failing_editor(subject: str) -> Editor:
+    """An editor that finds no v_e for a subject."""
+    return Failing(make_editor(), subject)
+
+
+class Failing(Editor):
+    """Raises RromeError when it comes to a subject."""
+
+    def __init__(self, editor: Editor, subject: str):
+        super().__init__(editor.model, editor.second_moment, editor.prefixes)
+        self.subject = subject
+
+    def solve_all(self, facts):
+        """v_e, except of one fact."""
+        if any(fact.subject == self.subject for fact in facts):
+            raise RromeError(f"no value for {self.subject}")
+        return super().solve_all(facts)
 
 
 class Mortal(Editor):

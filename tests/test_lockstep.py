@@ -13,6 +13,7 @@ from sequence_to_kill import CHECKS, make_editor, make_facts
 
 from rrome import EditLog, Editor, RromeError, Search, second_moment
 from rrome.edit import Solution
+from rrome.model import Edits
 from rrome.study import Checks, lockstep, read_sequential, sequential_edits
 from rrome.update import SPHERE
 
@@ -140,7 +141,7 @@ def test_a_finished_run_is_only_read(editor, whole, monkeypatch):
 
 
 def test_a_sequence_that_fails_leaves_the_others_alone(editor, tmp_path, monkeypatch):
-    """An update beyond float32 makes every later number of its sequence NaN."""
+    """An update beyond float32, let in by hand, makes every later number of its sequence NaN."""
     update = Solution.update
 
     def huge(self, rule):
@@ -149,6 +150,7 @@ def test_a_sequence_that_fails_leaves_the_others_alone(editor, tmp_path, monkeyp
         return replace(found, left=found.left * 1e37, right=found.right * 1e9) if first_of_rome else found
 
     monkeypatch.setattr(Solution, "update", huge)
+    monkeypatch.setattr(Edits, "check", lambda *_: None)
     made = lockstep(editor, runs(tmp_path, facts=FACTS), progress=False)
     failed = {name: run.edits["error"].notna().sum() for name, run in made.items()}
     assert failed.pop("rome") == 4 and "the loss of" in made["rome"].edits["error"][1] and set(failed.values()) == {0}

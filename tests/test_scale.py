@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from distributed import LocalCluster
-from editors_for_workers import make_mortal_editor, make_own_editor
+from editors_for_workers import make_failing_editor, make_mortal_editor, make_own_editor
 from sequence_to_kill import make_editor, make_facts
 
 from rrome import Editor, RromeError
@@ -122,20 +122,34 @@ def test_a_stopped_coordinator_goes_on(cluster, whole, tmp_path, monkeypatch):
     assert FACTS[first].subject not in (tmp_path / "searched").read_text().splitlines()
 
 
-def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, editor, whole, tmp_path):
-    sizes = [editor.preflight(fact).amplification["rome"] for fact in FACTS]
-    facts = sorted(FACTS, key=lambda fact: editor.preflight(fact).amplification["rome"])
-    facts[-1] = replace(facts[-1], target_new="a town on the river and in the harbour")  # the longest comes last
-    careful = partial(make_editor, max_amplification=sum(sorted(sizes)[-2:]) / 2)
-    study = cluster, careful, facts, tmp_path / "study.jsonl"
-    with pytest.raises(RromeError, match=re.escape(f"{facts[-1].rewrite!r} under 'rome' is likely to disable")):
+def test_an_error_stops_the_study_and_keeps_what_was_done(cluster, tmp_path):
+    facts = [
+        *FACTS[:-1],
+        replace(FACTS[-1], target_new="a town on the river and in the harbour"),
+    ]  # the longest comes last
+    study = cluster, partial(make_failing_editor, facts[-1].subject), facts, tmp_path / "study.jsonl"
+    with pytest.raises(RromeError, match=re.escape(f"no value for {facts[-1].subject}")):
         scale.single_edits(*study, rules=["rome"], **STUDY)
-    before = (tmp_path / "study.jsonl").read_text()
     made = keys(tmp_path / "study.jsonl")
     assert made and len(made) % 2 == 0 and (4, "rome") not in made
+
+
+def test_what_the_keys_refuse_is_refused_before_any_search(cluster, editor, tmp_path):
+    sizes = {fact: editor.preflight(fact).amplification["rome"] for fact in FACTS}
+    worst, limit = max(sizes, key=sizes.get), sum(sorted(sizes.values())[-2:]) / 2
+    study = cluster, partial(make_editor, max_amplification=limit), FACTS, tmp_path / "study.jsonl"
+    with pytest.raises(RromeError, match=re.escape(f"{worst.rewrite!r} under 'rome' is likely to disable")):
+        scale.single_edits(*study, rules=["rome"], **STUDY)
+    assert not (tmp_path / "study.jsonl").exists()
+
+
+def test_a_study_is_not_continued_with_another_limit(cluster, tmp_path):
+    path = tmp_path / "study.jsonl"
+    scale.single_edits(cluster, partial(make_editor, max_amplification=1e9), FACTS[:1], path, rules=["rome"], **STUDY)
+    before = path.read_text()
     with pytest.raises(RromeError, match=r"other settings \(max_amplification: .* there, None now"):
-        scale.single_edits(cluster, make_editor, *study[2:], rules=["rome"], **STUDY)
-    assert (tmp_path / "study.jsonl").read_text() == before
+        scale.single_edits(cluster, make_editor, FACTS[:1], path, rules=["rome"], **STUDY)
+    assert path.read_text() == before
 
 
 def test_rules_and_seeds_are_runs_of_their_own_that_a_killed_worker_does_not_lose(cluster, editor, tmp_path):
