@@ -221,10 +221,10 @@ def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
     times = comparison.rename(columns=columns).melt("what", solvers, "solver", "seconds")
     growth = growth.rename(columns=columns).melt(["varied", "size"], solvers[1:], "solver", "seconds")
     figure = plt.figure(figsize=(10, 6), layout="constrained")
-    axes = figure.subplot_mosaic([["bars"] * len(kinds), kinds])
-    sns.barplot(times, x="seconds", y="what", saturation=1, ax=axes["bars"], **looks)
-    axes["bars"].set(xscale="log", ylabel=None)
-    legend_above(axes["bars"])
+    axes = figure.subplot_mosaic([["times"] * len(kinds), kinds])
+    sns.stripplot(times, x="seconds", y="what", jitter=False, size=8, ax=axes["times"], **looks)
+    axes["times"].set(xscale="log", xlabel="seconds (log scale)", ylabel=None)
+    legend_above(axes["times"])
     looks |= {"style": "solver", "markers": True, "markeredgecolor": "auto", "legend": False}
     for kind, line in growth.groupby("varied", sort=False):
         sns.lineplot(line, x="size", y="seconds", estimator=None, ax=axes[kind], **looks)
