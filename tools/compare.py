@@ -15,7 +15,8 @@ def difference(here: pd.DataFrame, accepted: pd.DataFrame) -> str:
         return f"{len(here)} rows of {here.shape[1]} columns, accepted are {len(accepted)} of {accepted.shape[1]}"
     numeric = [name for name in here if all(pd.api.types.is_numeric_dtype(table[name]) for table in (here, accepted))]
     a, b = (table[numeric].astype(float) for table in (here, accepted))
-    apart = ((a - b).abs() / b.abs().clip(lower=1e-12)).where(a.ne(b) & ~(a.isna() & b.isna()), 0).fillna(np.inf).max()
+    scale = b.abs().clip(lower=b.abs().median().clip(lower=1e-12), axis=1)  # of a zero, the column's median
+    apart = ((a - b).abs() / scale).where(a.ne(b) & ~(a.isna() & b.isna()), 0).fillna(np.inf).max()
     texts = here.drop(columns=numeric).fillna("").astype(str)
     differ = int(texts.ne(accepted.drop(columns=numeric).fillna("").astype(str)).to_numpy().sum())
     if not differ and not apart.max() > 0:
