@@ -79,7 +79,7 @@ def strip(title: str) -> str:
 
 def lighter(app: Sphinx, error: Exception | None) -> None:
     for picture in app.outdir.rglob("*.png"):
-        pages.shrink(picture)
+        picture.write_bytes(pages.shrunk(picture.read_bytes()))
 
 
 def setup(app: Sphinx) -> None:

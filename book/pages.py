@@ -1,7 +1,10 @@
 """The pages of the site: README, docs, executed notebooks and tables, laid out for Sphinx as they lie in the repository."""
 
 import argparse
+import base64
 import gzip
+import io
+import json
 import logging
 import re
 import shutil
@@ -44,7 +47,8 @@ def lay_out(root: Path, profile: str, target: Path) -> None:
     (target / "notebooks").mkdir()
     for committed in (root / "notebooks").glob("*.ipynb"):
         executed = root / "build" / profile / committed.name
-        shutil.copy2(executed if executed.exists() else committed, target / "notebooks")
+        shown = executed if executed.exists() else committed
+        (target / "notebooks" / shown.name).write_text(lighter(shown.read_text(encoding="utf-8")), encoding="utf-8")
     for path in (target / "figures" / "data").rglob("*.jsonl"):  # readers download the rows compressed
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     for name, folder in CONTENT.items():
@@ -110,9 +114,20 @@ def made_by(metadata: dict[str, Any], committed: Path) -> str:
     return f"This page shows the short run, profile **smoke**, that the repository keeps: last changed {kept or 'before git'}."
 
 
-def shrink(picture: Path) -> None:
+def shrunk(png: bytes) -> bytes:
     """A PNG in 256 colours: half of its bytes."""
-    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def lighter(notebook: str) -> str:
+    """A notebook with its pictures in 256 colours."""
+    read = json.loads(notebook)
+    for data in (output.get("data", {}) for cell in read["cells"] for output in cell.get("outputs", [])):
+        if "image/png" in data:
+            data["image/png"] = base64.b64encode(shrunk(base64.b64decode("".join(data["image/png"])))).decode()
+    return json.dumps(read, indent=1, ensure_ascii=False)
 
 
 def shortened(commit: str) -> str:
