@@ -115,9 +115,11 @@ def made_by(metadata: dict[str, Any], committed: Path) -> str:
 
 
 def shrunk(png: bytes) -> bytes:
-    """A PNG in 256 colours: half of its bytes."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    """A PNG in 256 colours: half of its bytes. One that is so already stays as it is."""
+    picture, small = Image.open(io.BytesIO(png)), io.BytesIO()
+    if picture.mode == "P":
+        return png
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 

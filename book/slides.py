@@ -11,7 +11,7 @@ from math_core import LatexToMathML
 from nbconvert import SlidesExporter
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-from .pages import ROOT, shrunk
+from .pages import ROOT
 
 LATEX = LatexToMathML()
 MARKDOWN = str.maketrans({sign: f"&#{ord(sign)};" for sign in "*_|`[]"})
@@ -53,7 +53,7 @@ def main() -> None:
     page, found = exporter.from_notebook_node(slides(nbformat.read(source, as_version=4)))
     (target / "index.html").write_text(page, encoding="utf-8")
     for name, picture in found["outputs"].items():
-        (target / name).write_bytes(shrunk(picture))
+        (target / name).write_bytes(picture)
     made = Path(str(resources.files("sphinx_revealjs"))) / "_static" / "revealjs" / "dist"
     for name in ("reveal.js", "reveal.css", "theme/serif.css"):
         (target / "dist" / name).parent.mkdir(parents=True, exist_ok=True)

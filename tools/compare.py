@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+
+from rrome.measure import largest_difference
 
 ACCEPTED = Path("figures/data")
 
@@ -14,9 +15,8 @@ def difference(here: pd.DataFrame, accepted: pd.DataFrame) -> str:
     if here.shape != accepted.shape or list(here) != list(accepted):
         return f"{len(here)} rows of {here.shape[1]} columns, accepted are {len(accepted)} of {accepted.shape[1]}"
     numeric = [name for name in here if all(pd.api.types.is_numeric_dtype(table[name]) for table in (here, accepted))]
-    a, b = (table[numeric].astype(float) for table in (here, accepted))
-    scale = b.abs().clip(lower=b.abs().median().clip(lower=1e-12), axis=1)  # of a zero, the column's median
-    apart = ((a - b).abs() / scale).where(a.ne(b) & ~(a.isna() & b.isna()), 0).fillna(np.inf).max()
+    numbers = (table[numeric].astype(float).rename_axis("row").reset_index() for table in (here, accepted))
+    apart = largest_difference(*numbers, numeric, on=["row"])
     texts = here.drop(columns=numeric).fillna("").astype(str)
     differ = int(texts.ne(accepted.drop(columns=numeric).fillna("").astype(str)).to_numpy().sum())
     if not differ and not apart.max() > 0:

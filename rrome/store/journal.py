@@ -146,9 +146,8 @@ class Journal:
             self._write({"settings": wanted})
             return
         settings, self.rows = read_journal(self.path)
-        settings = {
-            name: wanted[name] for name in (WEIGHTS,) if name in wanted
-        } | settings  # older ones have no such sum
+        if WEIGHTS in wanted:
+            settings = {WEIGHTS: wanted[WEIGHTS]} | settings  # older ones have no such sum
         if changes := differences(settings, wanted):
             remedy = "choose another file or move it away"
             raise RromeError(f"{self.path} holds a study with other settings ({changes}): {remedy}")
