@@ -278,3 +278,14 @@ def test_the_best_of_a_column_is_marked_and_the_unedited_model_does_not_compete(
     assert plots.save.best_rules(table)["PS"] == "r-rome"
     text = plots.as_text(table, mark="<{}>")
     assert text.loc["r-ROME", "PS"].startswith("<") and text.loc["r-ROME", "GE"] == "–"
+
+
+def test_predicted_damage_has_a_panel_per_rule_and_three_lines():
+    edits = pd.DataFrame(
+        {"rule": ["rome", "rome", "aao"], "position": [0, 3, 0], "amplification_rome": [20.0, 0.5, 20.0]}
+    )
+    figure = plots.predicted_damage(edits.assign(ratio=[50.0, 1.0, 1.0]), safe=2, alarm=10)
+    assert [panel.get_title("left") for panel in figure.axes] == ["ROME", "aao"]
+    points = [points.get_offsets().tolist() for points in figure.axes[0].collections]
+    assert points == [[[0.5, 1.0]], [[20.0, 50.0]]]
+    assert sorted(line.get_xdata()[0] for line in figure.axes[0].lines) == [0, 2, 10]

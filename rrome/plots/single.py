@@ -154,6 +154,26 @@ def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple
 
 
 @style()
+def predicted_damage(edits: pd.DataFrame, safe: float, alarm: float) -> Figure:
+    """Perplexity after over before against the amplification of the same fact under ROME, a panel per rule.
+
+    `ratio` is the column drawn. Dotted: the largest amplification that was harmless on other facts, the smallest that was
+    not, and the ratio of 2 above which a model is called broken.
+    """
+    edits, rules = _with_strata(edits), list(edits["rule"].unique())
+    figure, axes = plt.subplots(1, len(rules), figsize=(2.9 * len(rules), 3.2), sharey=True, layout="constrained")
+    for rule, panel in zip(rules, axes, strict=True):
+        _points(panel, edits[edits["rule"].eq(rule)], "amplification_rome", "ratio", rule)
+        for line in (safe, alarm):
+            panel.axvline(line, color="0.5", linestyle=":", linewidth=1)
+        panel.axhline(2, color="0.5", linestyle=":", linewidth=1)
+        panel.set(xscale="log", yscale="log", title=NAMES[rule], xlabel="amplification under ROME")
+        panel.legend(loc="upper left", fontsize=8)
+    axes[0].set_ylabel("perplexity after / before (log scale)")
+    return figure
+
+
+@style()
 def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
     """ES of the bare prompt and after unseen prefixes, per rule of the study and kind of subject, with intervals."""
     rules = [rule for rule in (*NAMED_RULES, "aao") if rule in set(edits["rule"])]
