@@ -189,10 +189,7 @@ def test_an_update_goes_into_the_matrix_it_was_made_for(model, editor, tmp_path)
 def test_an_interrupted_change_of_w_is_undone(model, editor):
     first, second = (editor.update(fact, "rome") for fact in FACTS[:2])
 
-    class Interrupted:
-        def __getattr__(self, name):
-            return getattr(second, name)
-
+    class Interrupted(rrome.RankOneUpdate):
         def add_to(self, site):
             raise KeyboardInterrupt
 
@@ -200,7 +197,7 @@ def test_an_interrupted_change_of_w_is_undone(model, editor):
         model.edits.set(start)
         before = model.site.weight.clone()
         with pytest.raises(KeyboardInterrupt):
-            model.edits.set([second, Interrupted()])
+            model.edits.set([second, Interrupted(**vars(second))])
         assert model.edits.updates == tuple(start) and torch.equal(model.site.weight, before)
         model.edits.verify()
 

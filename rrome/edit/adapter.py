@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from transformers import __version__ as VERSION
 
 from .. import __version__
-from ..model.edits import Update
 from ..model.model import Model
 from ..store.disk import RromeError, atomic, explained, file_sha256
 from ..store.journal import write_journal
@@ -41,7 +40,7 @@ CONFIG, WEIGHTS, LINES, CARD = "adapter_config.json", "adapter_model.safetensors
 def save_adapter(
     folder: str | Path,
     model: Model,
-    updates: Sequence[Update | None],
+    updates: Sequence[RankOneUpdate | None],
     settings: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
@@ -189,19 +188,11 @@ def _write_card(
         converted=model.converted,
         revision=model.origin.get("revision"),
         dtype=_dtype(model),
-        edits=list(map(_cells, edits)),
+        edits=edits,
         cell=_cell,
         quoted=json.dumps,
     )
     (folder / CARD).write_text(str(card), encoding="utf-8")
-
-
-def _cells(edit: Mapping[str, Any]) -> list[str]:
-    """One edit as the cells of a row."""
-    asked = (edit.get("fact") or {}).get("requested_rewrite", {})
-    targets = [(asked.get(name) or {}).get("str") for name in ("target_new", "target_true")]
-    texts = [edit["subject"], asked.get("prompt"), *targets, edit["rule"]]
-    return [*map(_cell, texts), f"{edit['delta_frobenius']:.4g}", f"{edit['delta']:.4g}"]
 
 
 def _cell(text: str | None) -> str:
@@ -213,7 +204,6 @@ def _dtype(model: Model) -> str:
     return str(model.site.weight.dtype).removeprefix("torch.")
 
 
-def _notes(update: Update) -> dict[str, Any]:
+def _notes(update: RankOneUpdate) -> dict[str, Any]:
     """An update's notes and its size: ||Delta||_F and the paper's |Delta|."""
-    made = RankOneUpdate.of(update.left, update.right, update.notes)
-    return made.notes | {"delta_frobenius": made.norm, "delta": made.size}
+    return update.notes | {"delta_frobenius": update.norm, "delta": update.size}

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -117,18 +118,12 @@ def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) 
     def replaced(_block, args, kwargs):
         return (hidden, *args[1:]), kwargs
 
-    lower = blocks_of(model.lm)[:first]
-    own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
-    with blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True):
-        try:
-            for block in lower:
-                block.forward = passed
-            yield
-        finally:
-            for block, forward in zip(lower, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+    blocks = blocks_of(model.lm)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(blocks[first].register_forward_pre_hook(replaced, with_kwargs=True))
+        for block in blocks[:first]:
+            stack.enter_context(mock.patch.object(block, "forward", passed))
+        yield
 
 
 @dataclass(frozen=True, eq=False)

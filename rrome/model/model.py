@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import nn
@@ -197,7 +198,12 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
     numbers = _Numbers(width)
     own = [] if model.device.type == "cpu" else [model.device]  # whose random state a seed changes, beside the CPU's
-    with torch.random.fork_rng(own, device_type=model.device.type), _plain_generation(model.lm):
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")  # all that stays of the model's own settings
+    plain = GenerationConfig(**{name: getattr(model.lm.generation_config, name) for name in special})
+    with (
+        torch.random.fork_rng(own, device_type=model.device.type),
+        mock.patch.object(model.lm, "generation_config", plain),
+    ):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -236,15 +242,3 @@ def check_generation(model: Model, prompt: str, n_tokens: int) -> None:
             f"the generation prompt {prompt[:80]!r} of {length} tokens with {n_tokens} new ones is longer than {model.name} "
             f"reads ({model.context}): shorten it, or generate fewer"
         )
-
-
-@contextlib.contextmanager
-def _plain_generation(lm: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's generation settings are transformers' defaults; only its special tokens stay."""
-    own = lm.generation_config
-    special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    lm.generation_config = GenerationConfig(**special)
-    try:
-        yield
-    finally:
-        lm.generation_config = own

@@ -48,24 +48,22 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return (BARE, *(template for template in templates if template != BARE))
 
 
-def sample_prefixes(
-    model: Model, seed: int = 0, *, lengths: Sequence[int] = (5, 10), count: int = 10, top_k: int = 5
-) -> tuple[str, ...]:
-    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length in tokens, the bare prompt first.
+def sample_prefixes(model: Model, seed: int = 0) -> tuple[str, ...]:
+    """The bare prompt, then templates "prefix. {}" sampled from the model: 10 prefixes of 5 tokens, 10 of 10 tokens.
 
     Each prefix is generated from one of the lead-in sentences of rrome/data/prefixes.yaml.
     """
     lead_ins = read_yaml("prefixes.yaml")["lead_ins"]
+    starts = [lead_ins[number % len(lead_ins)] for number in range(20)]  # twice as many: some may be blank
     templates = [BARE]
-    for length in lengths:
-        starts = [lead_ins[number % len(lead_ins)] for number in range(2 * count)]  # twice as many: some may be blank
-        texts = generate(model, starts, length, top_k=top_k, seed=seed)
+    for length in (5, 10):
+        texts = generate(model, starts, length, seed=seed)
         texts = [" ".join(text.replace(BARE, "").split()).strip(" .,;:") for text in texts]
         prefixes = [text for text in texts if text]
-        if len(prefixes) < count:
-            usable = f"{len(prefixes)} of {count} usable"
+        if len(prefixes) < 10:
+            usable = f"{len(prefixes)} of 10 usable"
             raise RromeError(f"{model.name} samples blank prefixes ({usable}): pass prefixes=[...]")
-        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
+        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:10]]
     return tuple(templates)
 
 

@@ -9,7 +9,7 @@ run block l* as well. What lies below W is read once for equal rows, whatever th
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +18,8 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import DynamicCache
 
 from ..facts.fact import Fact
-from ..model.hooks import (
-    Passage,
-    attending_to,
-    blocks_from,
-    input_of,
-    last_mlp_at,
-    logits_at,
-    output_changed,
-    through_block,
-)
+from ..model import hooks
+from ..model.hooks import Passage, blocks_from, input_of, output_changed, through_block
 from ..model.model import Model
 from ..model.site import find_site
 from .keys import Keys
@@ -73,16 +65,12 @@ class Frozen:
         with (
             blocks_from(model, self.first, add(self.hidden) if above else self.hidden, self.as_tuple),
             output_changed(model.site, lambda *_: add(self.value)),  # unused when only blocks above run
-            last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
-            logits_at(model, where),
-            attending_to(model, self.cache) as earlier,
+            hooks.last_mlp_at(model, where) if model.layer < model.depth - 1 else nullcontext(),
+            hooks.logits_at(model, where),
+            hooks.attending_to(model, self.cache) as earlier,
         ):
-            logits = model.lm(
-                input_ids=self.ids,
-                attention_mask=self.mask,
-                position_ids=self.positions,
-                past_key_values=earlier,
-            ).logits.squeeze(0)
+            inputs = {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.positions}
+            logits = model.lm(**inputs, past_key_values=earlier).logits.squeeze(0)
         targets, current = logits.float().split([len(logit_positions.label), len(deltas)])  # (M, V), (B, V)
         nll = logit_positions.weight * cross_entropy(targets, logit_positions.label, reduction="none")
         whose, none = logit_positions.fact[: len(nll)], nll.new_zeros(len(deltas))
@@ -135,7 +123,12 @@ def freeze(
         inputs = {name: tensor[which] for name, tensor in inputs.items()}
         ids, mask, positions = inputs.values()
         cache.batch_select_indices(which)
-        with blocks_from(model, model.layer, seen.entering[which], seen.as_tuple), _rows_under(model, owner, weights):
+        lengths = [owner.count(number) for number in range(len(weights))]  # a fact's rows lie side by side
+
+        def under(key, _value):  # (R, T, d_k)
+            return torch.cat([linear(*part, model.site.bias) for part in zip(key.split(lengths), weights, strict=True)])
+
+        with blocks_from(model, model.layer, seen.entering[which], seen.as_tuple), output_changed(model.site, under):
             seen = through_block(model, **inputs)
     starts = [owner.index(number) for number in range(len(facts))]
     batch = Frozen(
@@ -156,21 +149,8 @@ def freeze(
     return batch, [Keys(keys[n : n + len(templates)]) for n in starts], seen.value[starts, before].float()
 
 
-def _rows_under(model: Model, owner: Sequence[int], weights: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
-    """Inside, W is W_b (d_v, d_k) in the rows of fact b, which lie side by side."""
-    lengths = [owner.count(number) for number in range(len(weights))]
-
-    def under(key, _value):  # (R, T, d_k)
-        return torch.cat([linear(*part, model.site.bias) for part in zip(key.split(lengths), weights, strict=True)])
-
-    return output_changed(model.site, under)
-
-
 def _adds_value(model: Model, first: dict[str, torch.Tensor], seen: Passage) -> bool:
-    """Whether block l* adds the output of W to the residual stream as it is, so that doubling it adds it once more.
-
-    Only block l* is run, on the `first` row, (1, P + S).
-    """
+    """Whether block l*, run on the `first` row (1, P + S), adds the output of W as it is: doubled, it is added once more."""
     at_l = blocks_from(model, model.layer, seen.entering[:1], seen.as_tuple)
     with at_l, output_changed(model.site, lambda _key, value: 2 * value):
         twice = through_block(model, **first)
@@ -194,8 +174,5 @@ def _earlier(model: Model, read: dict, seen: Passage, cache: DynamicCache) -> li
             input_of(model, last, **read, past_key_values=upper)
     real = read["attention_mask"][:, None, :, None].bool()
     layers: list[Any] = [*cache.layers[: model.layer + 1], *upper.layers[model.layer + 1 :]]
-
-    def cached(states: torch.Tensor) -> torch.Tensor:
-        return torch.where(real.to(states.device), states[:, :, :before], 0)
-
-    return [(cached(layer.keys), cached(layer.values)) for layer in layers]
+    states = [[layer.keys[:, :, :before], layer.values[:, :, :before]] for layer in layers]
+    return [(torch.where(real.to(k.device), k, 0), torch.where(real.to(v.device), v, 0)) for k, v in states]

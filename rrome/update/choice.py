@@ -5,6 +5,7 @@ u = C_0^-1 k_u   direction      k_d   denominator      k_r   residual
 
 import itertools
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, get_args
 
 import torch
@@ -37,7 +38,7 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} has no method `choose`")
 
     def remembering(self, second_moment: SecondMoment) -> "Rule":
-        """The rule for a sequence of edits: one that remembers the keys which it is given by `add`, else this one."""
+        """The rule for a sequence of edits, which remembers the keys given to `add`, if this one does."""
         return self
 
     def add(self, keys: Keys) -> None:
@@ -58,6 +59,16 @@ class Rule:
         return value.target - site.value(self.choose(keys)[2])
 
 
+class Wrapper(Rule):
+    """A rule that does as another one, its `rule`, in all that its class does not define."""
+
+    rule: Rule
+
+
+for each in ("name", "remembers", "remembered", "choose", "remembering", "add", "solve", "within", "left"):
+    setattr(Wrapper, each, property(attrgetter(f"rule.{each}")))
+
+
 @dataclass(frozen=True)
 class KeyChoice(Rule):
     """One of the eight rules: the averaged or the original key as direction, denominator and residual key."""
@@ -72,7 +83,6 @@ class KeyChoice(Rule):
                 raise RromeError(f"the {role} of a rule is 'average' or 'original', not {which!r}")
 
     def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(k_u, k_d, k_r), each (d_k,)."""
         pick = {"average": keys.average, "original": keys.original}
         return pick[self.direction], pick[self.denominator], pick[self.residual]
 

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 
 from ..store.disk import RromeError, digest
-from .choice import RULES, Rule
+from .choice import RULES, Rule, Wrapper
 from .keys import Keys
 from .second_moment import SecondMoment
 
@@ -83,7 +83,6 @@ class Method(_Changed, Rule):
         return next((name for name, method in METHODS.items() if method == self), repr(self))
 
     def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(k_u, k_d, k_r), each (d_k,)."""
         average, places = keys.average, RULES[self.choice]
         if self.average == "half" and len(keys.all) > 1:
             average = (keys.original + keys.all[1:].mean(0)) / 2
@@ -91,11 +90,9 @@ class Method(_Changed, Rule):
         return pick[places.direction], pick[places.denominator], pick[places.residual]
 
     def remembering(self, second_moment: SecondMoment) -> Rule:
-        """The method with no key remembered yet, if it remembers any."""
         return Memory(self, second_moment) if self.remembers else self
 
     def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
-        """u, (d_k,), and the denominator d, both float64 on the CPU: right = u / d."""
         return Memory(self, second_moment).solve(keys, second_moment)
 
     def scaled(self, second_moment: SecondMoment) -> "Method":
@@ -118,11 +115,13 @@ class Method(_Changed, Rule):
         return replace(self, tau=self.tau * width, filter=filter)
 
 
-class Memory(Rule):
+class Memory(Wrapper):
     """A method and the keys of earlier edits, for one C_0; `add` lets it grow by one key, in O(n d_k)."""
 
+    rule: Method
+
     def __init__(self, method: Method, second_moment: SecondMoment):
-        self.method, self.second_moment, self.remembers = method, second_moment, method.remembers
+        self.rule, self.second_moment = method, second_moment
         eigenvalues, self._vectors = second_moment.eigen
         values = method.filter(eigenvalues)
         if values.shape != eigenvalues.shape or not values.isfinite().all() or values.min() < 0:
@@ -142,21 +141,8 @@ class Memory(Rule):
 
     @property
     def remembered(self) -> str:  # type: ignore[override]
-        """A digest of the lengths of the keys that it holds, to three digits; empty for none."""
+        """A digest of the keys' lengths, to three digits; empty for none."""
         return digest(*(f"{length:.3g}" for length in self._rows[: self._n].norm(dim=1).tolist())) if self._n else ""
-
-    @property
-    def name(self) -> str:
-        """The method's."""
-        return self.method.name
-
-    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As the method."""
-        return self.method.choose(keys)
-
-    def remembering(self, second_moment: SecondMoment) -> Rule:
-        """As the method: without these keys."""
-        return self.method.remembering(second_moment)
 
     def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
         """u = U s^1/2 a', (d_k,), and d; RromeError for another C_0 than that of the keys remembered."""
@@ -167,13 +153,13 @@ class Memory(Rule):
             )
         k_u, k_d, _ = (key.cpu().double() for key in self.choose(keys))
         u = self._vectors @ (self._root * self._remainder(self._whitened(k_u)))
-        return u, u @ k_d + self.method.tau
+        return u, u @ k_d + self.rule.tau
 
     def add(self, keys: Keys) -> None:
         """Remember the key that an edit has written; without a ridge, one that depends on the others adds nothing."""
         key = self._whitened(self.choose(keys)[0].cpu().double())
         rest = self._remainder(key)
-        if not (size := rest @ key + self.method.tau) > 0:
+        if not (size := rest @ key + self.rule.tau) > 0:
             return
         if self._n == len(self._rows):
             self._rows = torch.cat([self._rows, self._rows.new_empty(self._n + 64, len(key))])
@@ -187,9 +173,9 @@ class Memory(Rule):
     def _remainder(self, a: torch.Tensor) -> torch.Tensor:
         """a' = a - sum_i b_i (b_i . a); zero where it is rounding, without a ridge."""
         rows, rest = self._rows[: self._n], a
-        for _ in range(1 if self.method.tau else 2):  # without a ridge, twice keeps the b_i orthonormal
+        for _ in range(1 if self.rule.tau else 2):  # without a ridge, twice keeps the b_i orthonormal
             rest = rest - (rows @ rest) @ rows
-        return rest if self.method.tau or rest @ a > ROUNDING * (a @ a) else torch.zeros_like(a)
+        return rest if self.rule.tau or rest @ a > ROUNDING * (a @ a) else torch.zeros_like(a)
 
 
 _NULL = Filter(slope=0, offset=1, below=BELOW)

@@ -7,30 +7,22 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 ||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
 """
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ..facts.fact import Fact
-from ..model.site import EditSite
-from ..store.disk import RromeError, atomic
-from .choice import NAMED_RULES, RULES, KeyChoice, Rule
+from ..model.site import EditSite, RankOneUpdate
+from ..store.disk import RromeError
+from .choice import NAMED_RULES, RULES, Rule
 from .keys import Keys
 from .methods import METHODS
 from .second_moment import SecondMoment
 from .value import Value
 
-__all__ = [
-    "METHODS", "NAMED_RULES", "RULES", "KeyChoice", "Preflight", "RankOneUpdate", "Rule", "preflight",
-    "rank_one_update", "rule_named", "rules_named",
-]  # fmt: skip
+__all__ = ["METHODS", "NAMED_RULES", "RULES", "RankOneUpdate", "Rule"]  # from here all that a study needs is imported
 
 
 def rule_named(rule: str | Rule) -> tuple[str, Rule]:
@@ -57,88 +49,10 @@ def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True, record
             raise RromeError(f"the rule {name[:200]} cannot be told from others in a journal: {remedy}")
         if rule.remembered and not remembering:
             what = (
-                f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, begins with none"
+                f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, has none first"
             )
             raise RromeError(f"{what}: give the method itself; editor.update(fact, rule, earlier=[...]) takes keys")
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class RankOneUpdate:
-    """Delta = left right^T as factors, `left` (d_v,) and `right` (d_k,), float32.
-
-    `denominator` is u . k_d, `cosine` that of the angle between k_e and k_e^o. Where they are known, `fact` is the fact and
-    `origin` the fingerprint of the model and the path of the W that it was made for.
-    """
-
-    left: torch.Tensor
-    right: torch.Tensor
-    rule: str
-    subject: str
-    denominator: float
-    cosine: float
-    fact: Fact | None = None
-    origin: tuple[str, str] | None = None
-
-    @property
-    def norm(self) -> float:
-        """||Delta||_F, without forming Delta."""
-        return (self.left.cpu().double().norm() * self.right.cpu().double().norm()).item()
-
-    def change(self, second_moment: SecondMoment) -> float:
-        """||left|| sqrt(right^T C_0 right): by how much W's output changes on ordinary text, as a root mean square."""
-        left, right = self.left.cpu().double(), self.right.cpu().double()
-        return (left.norm() * (right @ second_moment.matrix @ right).sqrt()).item()
-
-    @property
-    def size(self) -> float:
-        """The paper's |Delta| = ||Delta||_F / (number of entries of W)."""
-        return self.norm / (self.left.numel() * self.right.numel())
-
-    def matrix(self) -> torch.Tensor:
-        """Delta, (d_v, d_k), whatever orientation the model stores."""
-        return torch.outer(self.left, self.right)
-
-    def add_to(self, site: EditSite) -> None:
-        """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
-        weight = site.weight
-        if weight.dtype in (torch.float32, torch.float64):
-            weight.addr_(self.left.to(weight), self.right.to(weight))  # without forming Delta
-        else:
-            left, right = self.left.to(weight.device), self.right.to(weight.device)
-            weight.copy_(torch.addr(weight.float(), left, right))
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """Rule, subject, denominator, cosine, origin and fact, as JSON."""
-        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine", "origin")}
-        return known | {"fact": self.fact and self.fact.to_record()}
-
-    @classmethod
-    def of(cls, left: torch.Tensor, right: torch.Tensor, notes: Mapping[str, Any]) -> "RankOneUpdate":
-        """The update that has these factors and notes."""
-        fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
-        known = (math.nan if notes[name] is None else float(notes[name]) for name in ("denominator", "cosine"))
-        denominator, cosine = known
-        origin = tuple(notes["origin"]) if notes.get("origin") else None
-        return cls(left, right, notes["rule"], notes["subject"], denominator, cosine, fact, origin)
-
-    def save(self, path: str | Path) -> None:
-        """Write the factors to a safetensors file, the notes into its header."""
-        notes = {name: note if isinstance(note, str) else json.dumps(note) for name, note in self.notes.items()}
-        with atomic(Path(path)) as scratch:
-            save_file({"left": self.left.cpu(), "right": self.right.cpu()}, scratch, metadata=notes)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "RankOneUpdate":
-        """Read what `save` wrote; RromeError for a file that is something else."""
-        try:
-            with safe_open(path, "pt") as file:
-                notes = file.metadata()
-                known = {name: json.loads(notes.get(name, "null")) for name in ("fact", "origin")}
-                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | known)
-        except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RromeError(f"{path} is not a saved update: {error}") from error
 
 
 @dataclass(frozen=True)

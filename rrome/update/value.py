@@ -83,28 +83,9 @@ class Value:
         return len(self.losses) - 1
 
 
-def find_values(
-    model: Model,
-    facts: Sequence[Fact],
-    templates: Sequence[str],
-    search: Search | None = None,
-    leading: str | None = None,
-) -> list[Value]:
-    """Search v_e of facts under the templates (bare prompt first), in one batch, in the model as it is now.
-
-    The result for each is that of a search alone. RromeError when a loss turns NaN or infinite. The model is not changed.
-    """
-    values: list[Value] = []
-    for value in find_each(model, facts, templates, search, leading):
-        if isinstance(value, RromeError):
-            raise value
-        values.append(value)
-    return values
-
-
 @torch.inference_mode(False)  # whatever the caller's settings are
 @torch.enable_grad()
-def find_each(
+def find_values(
     model: Model,
     facts: Sequence[Fact],
     templates: Sequence[str],
@@ -112,7 +93,11 @@ def find_each(
     leading: str | None = None,
     weights: Sequence[torch.Tensor] | None = None,
 ) -> list[Value | RromeError]:
-    """As `find_values`, with the error of a search that failed in its place, and with a W (d_v, d_k) for each fact."""
+    """Search v_e of facts under the templates (bare prompt first), in one batch, in the model as it is now.
+
+    The result for each is that of a search alone, or the error of one whose loss turned NaN or infinite. `weights` is a W
+    (d_v, d_k) for each fact, in place of the model's. The model is not changed.
+    """
     if not facts:
         return []
     search = search or Search(**model.published)
