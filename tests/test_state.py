@@ -96,22 +96,22 @@ def test_a_study_of_a_model_edited_at_another_layer_is_refused(model, editor, te
         EditLog(tmp_path / "log").replay(model)
 
 
-def test_a_weight_changed_by_hand_is_refused_until_it_is_adopted(model, editor, texts, no_cache, tmp_path):
+def test_a_weight_changed_by_hand_is_refused_until_the_model_is_wrapped_again(model, editor, texts, no_cache, tmp_path):
     update = editor.update(FACTS[0], "rome")
     model.site.module.weight.data[3, 5] += 1e-3  # one entry, past torch's version counter
     for change in (lambda: editor.apply(update), lambda: second_moment(model.at_layer(2), texts, 3000)):
-        with pytest.raises(RromeError, match="something else has changed it.*adopt"):
+        with pytest.raises(RromeError, match="something else has changed it; .*wrap it again"):
             change()
     with pytest.raises(RromeError, match="something else has changed it"):
         rrome.single_edits(editor, MEASURED[:1], tmp_path / "study")
     changed = model.site.weight.clone()
-    model.edits.adopt()
-    with editor.applied(update):
-        assert not torch.equal(model.site.weight, changed)
+    mark = model.record.mark
+    rrome.wrap(model.lm, model.tokenizer, 1)
+    assert model.record.mark != mark  # of which no study of the model before goes on
+    model.edits.put(replace(update, origin=None))
+    assert not torch.equal(model.site.weight, changed)
+    model.edits.take_out()
     assert torch.equal(model.site.weight, changed)
-    assert model.at_layer(2).state != model.fingerprint  # its keys are not those of the model that was loaded
-    with pytest.raises(RromeError, match="edited already in layer 1"):
-        rrome.sequential_edits(editor, MEASURED[:1], tmp_path / "run")
 
 
 def test_another_dtype_is_another_model(model):

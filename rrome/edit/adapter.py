@@ -51,20 +51,18 @@ def save_adapter(
     model.record.refuse_edits("an adapter of one layer's edits is saved", but=model.edits)
     made = [update for update in updates if update is not None]
     with _new_folder(folder, len(made)) as scratch:
-        factors = {
-            "lora_A": torch.stack([update.right.cpu() for update in made]),  # (r, d_k)
-            "lora_B": torch.stack([update.left.cpu() for update in made], dim=1),  # (d_v, r)
-        }
         path = f"base_model.model.{model.site.path}"
-        tensors = {f"{path}.{name}.weight": factor for name, factor in factors.items()}
-        save_file(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
+        rights = torch.stack([update.right.cpu() for update in made])  # (r, d_k)
+        lefts = torch.stack([update.left.cpu() for update in made], dim=1)  # (d_v, r)
+        factors = {f"{path}.lora_A.weight": rights, f"{path}.lora_B.weight": lefts}
+        save_file(factors, scratch / WEIGHTS, metadata={"format": "pt"})
         stored = {"file": WEIGHTS, "sha256": file_sha256(scratch / WEIGHTS)}
         lines = [
             {"edit": number} | (_notes(update) | dict(row) | stored if update else dict(row))
             for number, (update, row) in enumerate(zip(updates, rows or [{}] * len(updates), strict=True), 1)
         ]
         base = {"name": model.name, "source": model.name} | model.origin
-        base |= {"module": model.site.path, "dtype": _dtype(model)}
+        base |= {"module": model.site.path, "dtype": str(model.site.weight.dtype).removeprefix("torch.")}
         settings = {"model": model.fingerprint, "layer": model.layer, **settings, "base": base, "rrome": __version__}
         write_journal(scratch / LINES, settings, lines)
         _config(model, len(made)).save_pretrained(scratch)
@@ -74,7 +72,7 @@ def save_adapter(
 def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | None = None) -> None:
     """Write the model as it is edited now as an ordinary transformers folder, with tokenizer and card, whole or not at all.
 
-    Raises RromeError for an unedited model, or a folder that is not empty.
+    RromeError for an unedited model, or a folder that is not empty.
     """
     model.record.verify()
     updates = [update for edits in model.record.edited for update in edits.updates]
@@ -161,10 +159,7 @@ def _config(model: Model, rank: int) -> Any:
 def _write_card(
     folder: Path, model: Model, settings: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], library: str
 ) -> None:
-    """Write README.md, from rrome/data/card.md.jinja, of an adapter ("peft") or a merged model ("transformers").
-
-    It names the base model, the edited matrix, rules and C_0, the code that loads `folder`, and each edit (as in edits.jsonl).
-    """
+    """Write README.md, from rrome/data/card.md.jinja, of an adapter ("peft") or a merged model ("transformers")."""
     data = ModelCardData(
         base_model=model.origin.get("source") or model.lm.name_or_path or model.name,
         library_name=library,
@@ -177,17 +172,12 @@ def _write_card(
         data,
         template_str=resources.files("rrome").joinpath("data", "card.md.jinja").read_text(encoding="utf-8"),
         name=Path(model.name).name,
+        model=model,
         marks=", ".join(marks),
-        site=model.site,
-        layer=model.layer,
         rules=", ".join(sorted({edit["rule"] for edit in edits})),
         settings=settings,
         version=__version__,
         folder=folder.name,
-        address=model.address,
-        converted=model.converted,
-        revision=model.origin.get("revision"),
-        dtype=_dtype(model),
         edits=edits,
         cell=_cell,
         quoted=json.dumps,
@@ -198,10 +188,6 @@ def _write_card(
 def _cell(text: str | None) -> str:
     """A text on one line, escaped for a Markdown table."""
     return re.sub(r"([|<\\])", r"\\\1", " ".join((text or "–").split()))
-
-
-def _dtype(model: Model) -> str:
-    return str(model.site.weight.dtype).removeprefix("torch.")
 
 
 def _notes(update: RankOneUpdate) -> dict[str, Any]:

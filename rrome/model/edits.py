@@ -28,7 +28,6 @@ class Edits:
         self.layer = site.layer
         self.updates: tuple[RankOneUpdate, ...] = ()  # in the order in which they were put in
         self._checksum = checksum(site.weight)
-        self.adopted = False  # whether a W changed by something else was taken for the original
 
     def __len__(self) -> int:
         return len(self.updates)
@@ -54,15 +53,11 @@ class Edits:
     def verify(self) -> None:
         """RromeError when W is not the original plus the recorded updates."""
         if checksum(self._site.weight) != self._checksum:
-            raise RromeError(
-                f"W of layer {self.layer} ({self._site.path}) is not its original plus the {len(self)} recorded "
-                "updates: something else has changed it; undo that, or take it as it is with model.edits.adopt()"
+            what = (
+                f"W of layer {self.layer} ({self._site.path}) is not its original plus the {len(self)} recorded updates"
             )
-
-    def adopt(self) -> None:
-        """Take W as it is now for the original; earlier updates can no longer be taken out."""
-        self._original, self.updates = None, ()
-        self._checksum, self.adopted = checksum(self._site.weight), True
+            remedy = "undo that, or wrap it again, rrome.wrap(model.lm, ...), with no edit in it, and make C_0 anew"
+            raise RromeError(f"{what}: something else has changed it; {remedy}")
 
     def put(self, update: RankOneUpdate) -> None:
         """W <- W + Delta."""
@@ -152,7 +147,7 @@ class Record:
     @property
     def edited(self) -> list[Edits]:
         """The edits of every W that is not as it was loaded."""
-        return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
+        return [edits for edits in self.edits.values() if len(edits)]
 
     def verify(self, up_to: int | None = None) -> None:
         """RromeError for a W of the layers up to one, or of any, or another weight, that something else has changed.
@@ -169,7 +164,7 @@ class Record:
     def refuse_edits(self, purpose: str, but: Edits | None = None) -> None:
         """RromeError, which names the purpose, when a W (but the one of `but`) is not as it was loaded."""
         self.verify()
-        if layers := [str(edits.layer) for edits in self.edited if edits is not but or edits.adopted]:
+        if layers := [str(edits.layer) for edits in self.edited if edits is not but]:
             raise RromeError(
                 f"the model is edited already in layer {', '.join(layers)}: revert that, or load it anew, before {purpose}"
             )

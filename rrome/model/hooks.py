@@ -84,7 +84,7 @@ def logits_at(model: Model, positions: torch.Tensor):
 
 @contextlib.contextmanager
 def last_mlp_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column); elsewhere its output is zero.
+    """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column), and is zero elsewhere.
 
     The model's output at these positions is unchanged, since no block above mixes positions.
     """
@@ -173,8 +173,8 @@ def attending_to(model: Model, cached: Sequence[Pair]) -> Iterator[DynamicCache]
     that joins both parts, and so do weights in half precision, whose scores torch computes in float32.
     """
     lm, cache = model.lm, DynamicCache()
-    full_precision = bool(cached) and torch.finfo(cached[0][0].dtype).bits >= 32
-    separate = full_precision and lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
+    separate = bool(cached) and torch.finfo(cached[0][0].dtype).bits >= 32  # full precision
+    separate = separate and lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
     for keys, values in cached:
         layer = _SeparateLayer() if separate else DynamicLayer()
         layer.lazy_initialization(keys, values)

@@ -149,10 +149,8 @@ def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
     for module in lm.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
-    raise RromeError(
-        f"{type(lm).__name__} is not supported: it has no list of {depth} blocks, its config's "
-        "num_hidden_layers: of a pruned model set that, save it and load it again"
-    )
+    remedy = "of a pruned model set that, save it and load it again"
+    raise RromeError(f"{type(lm).__name__} has no list of {depth} blocks, its config's num_hidden_layers: {remedy}")
 
 
 def check_blocks(lm: PreTrainedModel, name: str) -> None:
@@ -170,17 +168,15 @@ def find_site(lm: PreTrainedModel, layer: int) -> EditSite:
     if not isinstance(layer, Integral) or not 0 <= layer < len(blocks):
         raise RromeError(f"layer {layer!r} is out of range: {type(lm).__name__} has layers 0 to {len(blocks) - 1}")
     names = dict(blocks[layer].named_modules())
-    path = next((path for path in DOWN_PROJECTIONS if isinstance(names.get(path), (nn.Linear, Conv1D))), None)
-    if path is None:
+    module = next((names[path] for path in DOWN_PROJECTIONS if isinstance(names.get(path), nn.Linear | Conv1D)), None)
+    if module is None:
         missing = f"its blocks have no MLP down-projection among {', '.join(DOWN_PROJECTIONS)}"
         raise RromeError(f"{type(lm).__name__} is not supported: {missing}")
-    module = names[path]
+    path = next(name for name, candidate in lm.named_modules() if candidate is module)
     if not module.weight.is_floating_point():
         dtype = str(module.weight.dtype).removeprefix("torch.")
-        remedy = "load the model in float32, bfloat16 or float16"
-        raise RromeError(f"{path} of {type(lm).__name__} is stored as {dtype}, which cannot be edited: {remedy}")
-    full_path = next(name for name, candidate in lm.named_modules() if candidate is module)
-    return EditSite(layer=int(layer), path=full_path, block=blocks[layer], module=module)
+        raise RromeError(f"{path} is stored as {dtype}, which cannot be edited: load the model in float32 or bfloat16")
+    return EditSite(int(layer), path, blocks[layer], module)
 
 
 def checksum(weight: torch.Tensor) -> int:

@@ -31,6 +31,10 @@ class Row:
     subject: int
     n_target: int = 0
 
+    @property
+    def upto_subject(self) -> tuple[int, ...]:
+        return self.ids[: self.subject + 1]
+
 
 def fill(template: str, prompt: str) -> str:
     """Put a prompt into the one "{}" of a template."""
@@ -77,10 +81,9 @@ def read_row(
     last = len(leading or "") + template.index(BARE) + fact.subject_span[1]  # where the subject ends
     prompt = (leading or "") + fill(template, fact.rewrite)
     ids, spans, n_target = _read(model, prompt, target, fact.separator) if target else (*_tokens(model, prompt), 0)
+    while unicodedata.combining(prompt[last - 1]) and not any(start < last <= end for start, end in spans):
+        last -= 1  # a tokeniser that composes accents leaves them out
     inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
-    while not inside and unicodedata.combining(prompt[last - 1]):  # a tokeniser that composes accents leaves them out
-        last -= 1
-        inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
     if not inside or inside[-1] >= len(ids) - n_target:
         where = f"{prompt!r}, tokens {model.tokenizer.convert_ids_to_tokens(ids)}"
         raise RromeError(f"the subject {fact.subject!r} cannot be located in {where}: spell it otherwise")

@@ -61,7 +61,7 @@ def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False
 
     A start that many rows share, such as a prefix, is computed once: the rest of each row attends to its KV cache.
     """
-    reads = [row.ids[: row.subject + 1] for row in rows]
+    reads = [row.upto_subject for row in rows]
     groups = _by_shared_start(reads)
     work = [
         (start, batch)

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import torch
 
 from ..store.disk import RromeError, digest
-from .choice import RULES, Rule, Wrapper
 from .keys import Keys
+from .rules import METHODS, RULES, Rule, Wrapper
 from .second_moment import SecondMoment
 
 Average = Literal["equal", "half"]
@@ -180,7 +180,7 @@ class Memory(Wrapper):
 
 _NULL = Filter(slope=0, offset=1, below=BELOW)
 _IDENTITY = Filter(slope=0, offset=1)
-METHODS = {  # the constants published for GPT-J and Llama-3-8B: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory),
+METHODS |= {  # the constants published for GPT-J and Llama-3-8B: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory),
     # 2502.01636 (Llama-3-8B), 2605.09285
     "emmet": Method(),
     "memit": Method(tau=15_000),

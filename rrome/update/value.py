@@ -28,8 +28,8 @@ class Search:
     """Settings of the descent; the defaults are the original code's (Meng et al. 2022).
 
     `relative_to` "stream" measures delta against h (d,), the residual stream that leaves block l* at the bare prompt's
-    subject, as MEMIT does with clamp=0.75; None against v_0. `stop_hits` counts the evaluations at which every target token
-    of every prompt but the bare one is the likeliest (Gupta et al. 2025, ENCORE: 2 to 4).
+    subject, as MEMIT does with clamp=0.75; None against v_0. `stop_hits` ends a search after so many evaluations at which every
+    target token of every prompt but the bare one was the likeliest (Gupta et al. 2025, ENCORE: 2 to 4).
     """
 
     learning_rate: float = 0.5  # of Adam
@@ -38,19 +38,19 @@ class Search:
     clamp: float = 4.0  # ||delta|| <= clamp * ||v_0||
     kl: float = 0.0625
     weight_decay: float = 0.5
-    relative_to: Literal["stream"] | None = None  # MEMIT's 0.75: clamp and decay relative to ||h||, not ||v_0||
-    stop_hits: int | None = None  # ENCORE's early stop: after so many evaluations with every prefixed target likeliest
+    relative_to: Literal["stream"] | None = None
+    stop_hits: int | None = None
 
     def __post_init__(self):
         if self.relative_to not in (None, "stream") or not (self.stop_hits is None or self.stop_hits > 0):
             remedy = "relative_to is None or 'stream', stop_hits is None or at least 1"
             raise RromeError(f"{remedy}: not {self.relative_to!r} and {self.stop_hits!r}")
         if not (self.learning_rate > 0 and self.clamp >= 0):
-            numbers = f"not {self.learning_rate!r} and {self.clamp!r}"
-            raise RromeError(f"the learning rate of a search is above 0 and its clamp is 0 or above: {numbers}")
+            remedy = "the learning rate of a search is above 0 and its clamp is 0 or above"
+            raise RromeError(f"{remedy}: not {self.learning_rate!r} and {self.clamp!r}")
         if not isinstance(self.evaluations, Integral) or self.evaluations < 1:
             raise RromeError(
-                f"a search needs a whole number of evaluations of the loss from 1 on, got evaluations={self.evaluations}"
+                f"a search needs a whole number of evaluations of the loss from 1 on: not {self.evaluations}"
             )
 
 
@@ -128,18 +128,18 @@ class _Descent:
 
     def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor, scale: torch.Tensor):
         self.search, self.fact, self.keys, self.base, self.scale = search, fact, keys, base, scale
-        self.hits = 0
-        self.error: RromeError | None = None
         self.delta = torch.zeros_like(base, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
         self.losses: list[float] = []
         self.probabilities: list[float] = []
+        self.error: RromeError | None = None
+        self.hits = 0
 
     @property
     def ended(self) -> bool:
-        hit = self.search.stop_hits is not None and self.hits >= self.search.stop_hits
-        last = len(self.losses) == self.search.evaluations
-        return self.error is not None or hit or last or self.losses[-1] < self.search.stop_loss
+        if self.error is not None or len(self.losses) == self.search.evaluations:
+            return True
+        return self.losses[-1] < self.search.stop_loss or self.hits >= (self.search.stop_hits or math.inf)
 
     def decay(self) -> torch.Tensor:
         """The loss's penalty on the size of delta."""

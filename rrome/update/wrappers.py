@@ -13,9 +13,8 @@ import torch
 
 from ..model.site import EditSite
 from ..store.disk import RromeError
-from .choice import Rule, Wrapper
 from .keys import Keys
-from .rules import RankOneUpdate, rule_named
+from .rules import RankOneUpdate, Rule, Wrapper, rule_named
 from .second_moment import SecondMoment
 from .value import Value
 
