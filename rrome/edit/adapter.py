@@ -91,9 +91,7 @@ def _check_saved(folder: Path, model: Model) -> None:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no dictionary
                 if name not in weights or not torch.equal(tensors.get_tensor(name), weights[name].cpu()):
-                    raise RromeError(
-                        f"{name} in {folder} is not the model's: the disk or transformers {VERSION} failed"
-                    )
+                    raise RromeError(f"{name} in {folder} is not the model's: disk or transformers {VERSION} failed")
                 saved.add(weights[name].data_ptr())
     if lost := [name for name, weight in weights.items() if weight.data_ptr() not in saved]:
         raise RromeError(f"{lost[0]} was not saved by transformers {VERSION}: the merged model would lack it")
@@ -104,13 +102,11 @@ def check_adapter(folder: Path, *, writing: bool = False) -> None:
     if not (folder / CONFIG).exists():
         return
     if not (folder / LINES).exists():
-        raise RromeError(
-            f"the adapter {folder} was not made by this kit (it has no {LINES}): load it with peft's PeftModel instead"
-        )
+        what = f"the adapter {folder} was not made by this kit (it has no {LINES})"
+        raise RromeError(f"{what}: load it with peft's PeftModel instead")
     if writing:
-        raise RromeError(
-            f"{folder} is an adapter, which is complete: open it without a model, replay it, and log what follows elsewhere"
-        )
+        remedy = "open it without a model, replay it, and log what follows elsewhere"
+        raise RromeError(f"{folder} is an adapter, which is complete: {remedy}")
 
 
 def read_updates(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[RankOneUpdate | None]:

@@ -51,9 +51,8 @@ class Editor:
     `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
     samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
     defaults to the settings published for the model. An update whose keys predict more than `max_amplification` (see
-    `preflight`) is refused before the search; with `on_excess` "warn" there is a warning instead.
-
-    Only `apply`, `revert` and `applied` change the model, and `revert` restores the weights bit for bit.
+    `preflight`) is refused before the search; with `on_excess` "warn" there is a warning instead. Only `apply`, `revert`
+    and `applied` change the model, and `revert` restores the weights bit for bit.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Editor:
     def update(self, fact: Fact, rule: str | Rule, earlier: Sequence[Fact] = ()) -> RankOneUpdate:
         """The rank-one update of a fact under a rule, after the facts edited `earlier`: `solve(fact).update(rule)`.
 
-        Raises RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
+        RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
         """
         return self.updates(fact, [self.remembering(rule, earlier) if earlier else rule])[rule_named(rule)[0]]
 
@@ -164,15 +163,12 @@ class Editor:
         if self.max_amplification is None:
             return
         for name, amplification in preflight(keys, self.second_moment, rules=rules).amplification.items():
-            if amplification <= self.max_amplification:
-                continue
-            message = (
-                f"{fact.rewrite!r} under {name!r} is likely to disable the model: its residual would be amplified "
-                f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
-            )
-            if self.on_excess == "refuse":
-                raise RromeError(message)
-            warnings.warn(message, stacklevel=3)
+            if amplification > self.max_amplification:
+                why = f"its keys amplify the residual {amplification:.3g} times, the limit is {self.max_amplification:.3g}"
+                message = f"{fact.rewrite!r} under {name!r} is likely to disable the model: {why}; take another rule"
+                if self.on_excess == "refuse":
+                    raise RromeError(message)
+                warnings.warn(message, stacklevel=3)
 
     def apply(self, update: RankOneUpdate) -> None:
         """W <- W + Delta, until it is reverted."""

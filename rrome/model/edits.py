@@ -103,12 +103,10 @@ class Edits:
 
     def check_origin(self, update: RankOneUpdate) -> None:
         """RromeError for an update that was made for another W."""
-        if update.origin not in (None, (self._fingerprint, self._site.path)):
-            model, path = update.origin
-            raise RromeError(
-                f"the update of {update.subject!r} was made for {path} of model {model}, not for {self._site.path} of "
-                f"{self._fingerprint}: make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
-            )
+        if update.origin and update.origin != (self._fingerprint, self._site.path):
+            what = f"{update.subject!r} was made for {update.origin[1]} of model {update.origin[0]}"
+            remedy = "make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
+            raise RromeError(f"the update of {what}, not for {self._site.path} of {self._fingerprint}: {remedy}")
 
     def check(self, update: RankOneUpdate) -> None:
         """RromeError for an update of another W or shape, with NaN or infinity, or too large for W's dtype."""
@@ -117,10 +115,8 @@ class Edits:
         self.check_origin(update)
         weight, left, right = self._site.weight, update.left, update.right
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
-            raise RromeError(
-                f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
-                f"W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model"
-            )
+            what = f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}"
+            raise RromeError(f"{what}, W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model")
         if not (left.isfinite().all() and right.isfinite().all()):
             which = f"the update of {update.subject!r} under {update.rule!r}"
             raise RromeError(f"{which} holds NaN or infinity: not applied")
@@ -165,9 +161,8 @@ class Record:
         """RromeError, which names the purpose, when a W (but the one of `but`) is not as it was loaded."""
         self.verify()
         if layers := [str(edits.layer) for edits in self.edited if edits is not but]:
-            raise RromeError(
-                f"the model is edited already in layer {', '.join(layers)}: revert that, or load it anew, before {purpose}"
-            )
+            what = f"the model is edited already in layer {', '.join(layers)}"
+            raise RromeError(f"{what}: revert that, or load it anew, before {purpose}")
 
 
 def record_of(lm: PreTrainedModel) -> Record:

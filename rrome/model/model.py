@@ -49,14 +49,9 @@ class Model:
         return digest(self.fingerprint, below) if below else self.fingerprint
 
     @property
-    def converted(self) -> bool:
-        """Whether the weights come from a GGUF file: the folder they were read from is then in this machine's cache."""
-        return bool(self.origin.get("sha256"))
-
-    @property
     def address(self) -> str:
-        """The name by which another machine loads the same model."""
-        return self.name if self.converted else str(self.lm.name_or_path or self.name)
+        """The name by which another machine loads the same model; one converted from GGUF is in this machine's cache only."""
+        return self.name if self.origin.get("sha256") else str(self.lm.name_or_path or self.name)
 
     @property
     def layer(self) -> int:

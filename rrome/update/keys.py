@@ -96,14 +96,10 @@ def _inputs_after(model: Model, start: tuple[int, ...], rests: Sequence[tuple[in
     input_of(model, site, input_ids=torch.tensor([start], device=model.device), past_key_values=cache)
     lower: list[Any] = cache.layers[: model.layer + 1]
     cached = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
-    positions = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(positions),
-        "position_ids": positions[:, len(start) :],
-    }
+    places = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
+    inputs = {"attention_mask": torch.ones_like(places), "position_ids": places[:, len(start) :]}
     with attending_to(model, cached) as kv_cache:
-        return input_of(model, site, **inputs, past_key_values=kv_cache).float()
+        return input_of(model, site, input_ids=ids, **inputs, past_key_values=kv_cache).float()
 
 
 def facts_keys(

@@ -73,9 +73,8 @@ class Method(_Changed, Rule):
             known = f"an average is one of {', '.join(get_args(Average))}, a choice one of {', '.join(RULES)}"
             raise RromeError(f"{known}: not {self.average!r} and {self.choice!r}")
         if self.remembers and RULES[self.choice].direction != RULES[self.choice].denominator:
-            raise RromeError(
-                f"a method that remembers keys needs one key as direction and denominator, {self.choice!r} has two"
-            )
+            needs = "one key as direction and denominator"
+            raise RromeError(f"a method that remembers keys needs {needs}, {self.choice!r} has two")
 
     @property
     def name(self) -> str:
@@ -99,20 +98,18 @@ class Method(_Changed, Rule):
         """The same for this C_0: tau in units of d_k, the numbers of the filter in units of the eigenvalues.
 
         The constants are taken as published for d_k = PUBLISHED_D_K and a C_0 with KEPT of its eigenvalues below BELOW.
-        Raises RromeError for a filter that is no Filter.
+        RromeError for a filter that is no Filter.
         """
         if not isinstance(self.filter, Filter):
-            raise RromeError(
-                f"only a method with a rrome.update.Filter can be scaled: {self.filter!r} has no known numbers"
-            )
+            what = "only a method with a rrome.update.Filter can be scaled"
+            raise RromeError(f"{what}: {self.filter!r} has no known numbers")
         eigenvalues, _ = second_moment.eigen
         unit, width = eigenvalues.quantile(KEPT).item() / BELOW, len(eigenvalues) / PUBLISHED_D_K
-        if not self.filter.slope:  # S has no unit, so tau has that of the eigenvalues
-            return replace(
-                self, tau=self.tau * width * unit, filter=replace(self.filter, below=self.filter.below * unit)
-            )
-        filter = replace(self.filter, offset=self.filter.offset * unit, below=self.filter.below * unit)
-        return replace(self, tau=self.tau * width, filter=filter)
+        of_filter, of_tau = (
+            (unit, 1) if self.filter.slope else (1, unit)
+        )  # without slope S has no unit, and tau has one
+        filter = replace(self.filter, offset=self.filter.offset * of_filter, below=self.filter.below * unit)
+        return replace(self, tau=self.tau * width * of_tau, filter=filter)
 
 
 class Memory(Wrapper):
@@ -128,10 +125,9 @@ class Memory(Wrapper):
             what = f"the filter {method.filter!r} does not give each eigenvalue of C_0 a number >= 0"
             raise RromeError(f"{what} (they are {eigenvalues.min().item():.3g} to {eigenvalues.max().item():.3g})")
         if not values.any():
-            raise RromeError(
-                f"{method.name} leaves no direction to write in: its filter is 0 at every eigenvalue of C_0, the smallest "
-                f"of which is {eigenvalues.min().item():.3g}; take its numbers to this scale with method.scaled(second_moment)"
-            )
+            what = f"{method.name} leaves no direction to write in: its filter is 0 at every eigenvalue of C_0"
+            remedy = "take its numbers to this scale with method.scaled(second_moment)"
+            raise RromeError(f"{what}, the smallest of which is {eigenvalues.min().item():.3g}; {remedy}")
         self._root = values.sqrt()  # s(e)^1/2, (d_k,)
         self._rows = self._root.new_empty(0, len(values))  # b_i, with room for more
         self._n = 0
@@ -148,9 +144,7 @@ class Memory(Wrapper):
         """u = U s^1/2 a', (d_k,), and d; RromeError for another C_0 than that of the keys remembered."""
         if second_moment is not self.second_moment:
             of = f"layer {self.second_moment.layer} of model {self.second_moment.fingerprint}"
-            raise RromeError(
-                f"the keys that {self.name} remembers are those of {of}: take editor.remembering(rule, facts)"
-            )
+            raise RromeError(f"the keys that {self.name} remembers are of {of}: take editor.remembering(rule, facts)")
         k_u, k_d, _ = (key.cpu().double() for key in self.choose(keys))
         u = self._vectors @ (self._root * self._remainder(self._whitened(k_u)))
         return u, u @ k_d + self.rule.tau

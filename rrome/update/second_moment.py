@@ -63,11 +63,9 @@ class SecondMoment:
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model's layer, as the layers below it are now."""
         if (self.fingerprint, self.layer) != (model.state, model.layer):
+            what = f"this second moment belongs to model {self.fingerprint}, layer {self.layer}"
             remedy = "call second_moment(model, texts) for it, or revert what was edited in a layer below"
-            raise RromeError(
-                f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
-                f"({model.state}), layer {model.layer}: {remedy}"
-            )
+            raise RromeError(f"{what}, not to {model.name} ({model.state}), layer {model.layer}: {remedy}")
 
 
 def second_moment(
@@ -103,13 +101,11 @@ def second_moment(
     return SecondMoment(matrix, count, model.state, model.layer, key)
 
 
-def second_moment_from(
-    model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000, *, progress: bool | None = None
-) -> SecondMoment:
+def second_moment_from(model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000) -> SecondMoment:
     """C_0 from `n_tokens` tokens of a text (see `named_texts`) or a statistics file (.npz, see `read_second_moment`)."""
     if Path(source).suffix == ".npz":
         return read_second_moment(model, source)
-    return second_moment(model, named_texts(source, n_tokens), n_tokens, progress=progress)
+    return second_moment(model, named_texts(source, n_tokens), n_tokens)
 
 
 def read_second_moment(model: Model, path: str | Path) -> SecondMoment:

@@ -49,9 +49,7 @@ class Search:
             remedy = "the learning rate of a search is above 0 and its clamp is 0 or above"
             raise RromeError(f"{remedy}: not {self.learning_rate!r} and {self.clamp!r}")
         if not isinstance(self.evaluations, Integral) or self.evaluations < 1:
-            raise RromeError(
-                f"a search needs a whole number of evaluations of the loss from 1 on: not {self.evaluations}"
-            )
+            raise RromeError(f"a search needs a whole number of evaluations from 1 on: not {self.evaluations}")
 
 
 @dataclass(frozen=True, eq=False)
