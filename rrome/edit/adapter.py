@@ -70,10 +70,7 @@ def save_adapter(
 
 
 def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | None = None) -> None:
-    """Write the model as it is edited now as an ordinary transformers folder, with tokenizer and card, whole or not at all.
-
-    RromeError for an unedited model, or a folder that is not empty.
-    """
+    """Write the model as it is edited now as an ordinary transformers folder; RromeError as `save_adapter`."""
     model.record.verify()
     updates = [update for edits in model.record.edited for update in edits.updates]
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():

@@ -193,19 +193,13 @@ class Editor:
             self.revert(update)
 
     def save(self, folder: str | Path) -> None:
-        """Write the updates now in W as a LoRA adapter that plain `peft` loads, with a model card (see adapter).
-
-        `EditLog(folder)` reads it back. RromeError when nothing is applied, or for a folder that is not empty.
-        """
-        save_adapter(folder, self.model, self.applied_updates, self._made_with)
+        """Write the updates in W as a LoRA adapter for `peft` or `EditLog`; RromeError for none, or a folder that is taken."""
+        about = self.settings | {"second_moment_tokens": self.second_moment.count}
+        save_adapter(folder, self.model, self.applied_updates, about)
 
     def save_merged(self, folder: str | Path) -> None:
         """Write the edited model as an ordinary transformers folder; RromeError as in `save`."""
-        save_merged(folder, self.model, self._made_with)
-
-    @property
-    def _made_with(self) -> dict[str, Any]:
-        return self.settings | {"second_moment_tokens": self.second_moment.count}
+        save_merged(folder, self.model, self.settings | {"second_moment_tokens": self.second_moment.count})
 
 
 def load_editor(

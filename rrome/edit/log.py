@@ -53,10 +53,7 @@ class EditLog(contextlib.AbstractContextManager["EditLog"]):
         return len(self.rows)
 
     def store(self, update: RankOneUpdate) -> RankOneUpdate:
-        """Write the factors of the next edit and return them memory-mapped; it counts once `append` has written its line.
-
-        RromeError for an update that cannot be put into the model: of another one, or with NaN.
-        """
+        """Write the next edit's factors and return them memory-mapped; RromeError for what cannot be put into the model."""
         self._writable()
         self._edits.check(update)
         update.save(self._next_file)

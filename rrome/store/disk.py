@@ -68,16 +68,10 @@ def cache_dir() -> Path:
 def as_json(value: Any, **options: Any) -> str:
     """A value as JSON, in which numbers and arrays of NumPy are ordinary ones; RromeError for what has no such form."""
     try:
-        return json.dumps(value, ensure_ascii=False, default=_plain, **options)
-    except (TypeError, ValueError) as error:
+        return json.dumps(value, ensure_ascii=False, default=lambda array: array.tolist(), **options)
+    except (AttributeError, TypeError, ValueError) as error:
         remedy = "give texts, numbers, None, and lists and dictionaries (with texts as keys) of these"
         raise RromeError(f"a setting or result cannot be written as JSON ({error}): {remedy}") from error
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # of NumPy, torch and pandas
-        return value.tolist()
-    raise TypeError(f"{value!r:.80} is a {type(value).__name__}")
 
 
 def digest(*parts: object) -> str:

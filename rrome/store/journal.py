@@ -160,9 +160,4 @@ class Journal(contextlib.AbstractContextManager["Journal"]):
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The settings in which two studies differ, and how; empty when they are the same."""
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-    return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "; ".join(f"{name}: {found.get(name)!r:.80} there, {wanted.get(name)!r:.80} now" for name in names)

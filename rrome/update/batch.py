@@ -25,7 +25,7 @@ from ..model import hooks
 from ..model.hooks import Passage, blocks_from, input_of, output_changed, through_block
 from ..model.model import Model
 from ..model.site import find_site
-from ..model.tokens import Row, read_row, read_subject_is
+from ..model.tokens import Row, read_row
 from .keys import Keys
 
 
@@ -62,7 +62,8 @@ def search_rows(
             for column, token in zip(range(last - row.n_target, last), row.ids[-row.n_target :], strict=True):
                 targets.append((len(rows), column, number, token, *about))
             rows.append(row)
-        bare, subject_is = rows[start], read_subject_is(model, fact, leading)
+        bare = rows[start]
+        subject_is = read_row(model, Fact("{} is a", fact.subject, fact.target_new), leading=leading)
         first_target_at_subject = len(bare.ids) - bare.n_target == bare.subject + 1  # the position of the KL term
         shared = not first_target_at_subject and subject_is.upto_subject == bare.upto_subject
         kl.append((start if shared else len(rows), 0, number))

@@ -105,9 +105,8 @@ class Method(_Changed, Rule):
             raise RromeError(f"{what}: {self.filter!r} has no known numbers")
         eigenvalues, _ = second_moment.eigen
         unit, width = eigenvalues.quantile(KEPT).item() / BELOW, len(eigenvalues) / PUBLISHED_D_K
-        of_filter, of_tau = (
-            (unit, 1) if self.filter.slope else (1, unit)
-        )  # without slope S has no unit, and tau has one
+        # without slope S has no unit, and tau has that of the eigenvalues
+        of_filter, of_tau = (unit, 1) if self.filter.slope else (1, unit)
         filter = replace(self.filter, offset=self.filter.offset * of_filter, below=self.filter.below * unit)
         return replace(self, tau=self.tau * width * of_tau, filter=filter)
 

@@ -193,10 +193,7 @@ def preflight(
 def rank_one_update(
     site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
 ) -> RankOneUpdate:
-    """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
-
-    Raises RromeError when the denominator is zero or not finite.
-    """
+    """The update of a rule for the weights as they are now; RromeError when its denominator is zero or not finite."""
     name, choice = rule_named(rule)
     u, denominator = choice.solve(keys, second_moment)  # (d_k,), float64
     if not denominator.isfinite() or denominator == 0:

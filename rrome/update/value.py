@@ -107,7 +107,8 @@ def find_values(
         nll, current, missed = batch.evaluate([descent.delta for descent in active])  # (B,), (B, V), (B,)
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
-        loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
+        decay = [search.weight_decay * each.delta.norm() / each.scale.norm() ** 2 for each in active]
+        loss = nll + search.kl * kl + torch.stack(decay)
         numbers = torch.stack([loss, nll, missed], dim=1).tolist()  # the one wait for the device in an evaluation
         for descent, each in zip(active, numbers, strict=True):
             descent.record(*each)
@@ -138,10 +139,6 @@ class _Descent:
         if self.error is not None or len(self.losses) == self.search.evaluations:
             return True
         return self.losses[-1] < self.search.stop_loss or self.hits >= (self.search.stop_hits or math.inf)
-
-    def decay(self) -> torch.Tensor:
-        """The loss's penalty on the size of delta."""
-        return self.search.weight_decay * self.delta.norm() / self.scale.norm() ** 2
 
     def record(self, loss: float, nll: float, missed: float) -> None:
         if not math.isfinite(loss):
