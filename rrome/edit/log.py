@@ -66,13 +66,8 @@ class EditLog(contextlib.AbstractContextManager["EditLog"]):
     def append(self, update: RankOneUpdate | None, fact: Fact, *, stored: bool = False, **measured: Any) -> None:
         """Record one edit, a failed one (None) too; `stored` says that `store` has written its factors already."""
         journal = self._writable()
-        row: dict[str, Any] = {
-            "edit": len(self) + 1,
-            "subject": fact.subject,
-            "rule": None,
-            "file": None,
-            "sha256": None,
-        }
+        failed = dict.fromkeys(("rule", "file", "sha256"))
+        row: dict[str, Any] = {"edit": len(self) + 1, "subject": fact.subject} | failed
         if update is not None:
             if update.fact and (update.fact.rewrite, update.fact.target_new) != (fact.rewrite, fact.target_new):
                 raise RromeError(f"{update.fact.rewrite!r} was logged as an update of {fact.rewrite!r}: give its fact")
