@@ -55,8 +55,7 @@ class EditSite:
     @property
     def bias(self) -> torch.Tensor | None:
         """b, (d_v,), or None."""
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach()
+        return None if self.module.bias is None else self.module.bias.detach()
 
     def value(self, key: torch.Tensor) -> torch.Tensor:
         """W k + b in float32 for one key (d_k,) or several (N, d_k)."""
