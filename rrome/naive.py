@@ -86,9 +86,8 @@ def value(model, fact, templates, leading="", **settings):
 
 def kl_prompt(model, fact, leading=""):
     """The ids of "{subject} is a" and i."""
-    return model.tokenizer(leading + fact.subject + " is a")["input_ids"], subject_position(
-        model, leading, fact.subject
-    )
+    ids = model.tokenizer(leading + fact.subject + " is a")["input_ids"]
+    return ids, subject_position(model, leading, fact.subject)
 
 
 def descend(v_0, evaluate, *, lr=0.5, evaluations=20, stop=0.05, clamp=4.0, kl=0.0625, decay=0.5):

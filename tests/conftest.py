@@ -43,6 +43,8 @@ def naive_value(model, fact, templates=tuple(PREFIXES), leading="", **options):
 def value_of(model, fact, templates, search=None, leading=None):
     """v_e of one fact, searched alone."""
     (value,) = find_values(model, [fact], templates, search, leading)
+    if isinstance(value, rrome.RromeError):
+        raise value
     return value
 
 

@@ -20,18 +20,12 @@ RECORD = {
 }
 
 
-def test_the_design_pages_example():
+def test_the_subjects_place_is_the_hole_even_when_it_or_braces_occur_elsewhere():
     fact = Fact("{} is located in the continent of", "Italy", "Antarctica", target_true="Europe")
     assert fact.rewrite == "Italy is located in the continent of"
-
-
-def test_the_subjects_place_is_the_hole_even_when_it_occurs_twice():
     fact = Fact("Rome, so {}, is in", "Rome", "Spain")
     start, end = fact.subject_span
     assert (start, fact.rewrite[start:end]) == (9, "Rome")
-
-
-def test_other_braces_are_text():
     assert Fact("In {x} or {} {0}", "Rome", "Spain").rewrite == "In {x} or Rome {0}"
 
 

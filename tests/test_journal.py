@@ -42,21 +42,15 @@ def test_every_line_is_json_that_others_read_and_infinity_stays(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12])
-def test_a_torn_last_line_is_cut_off(tmp_path, cut):
+def test_a_torn_last_line_is_cut_off_and_a_torn_header_starts_anew(tmp_path, cut):
     path = tmp_path / "study.jsonl"
+    path.write_text('{"settings": {"lay')
     write(path, {"fact": 0}, {"fact": 1})
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
     assert write(path) == [{"fact": 0}]
     write(path, {"fact": 1})
     assert path.read_bytes() == content
-
-
-def test_a_torn_header_starts_anew(tmp_path):
-    path = tmp_path / "study.jsonl"
-    path.write_text('{"settings": {"lay')
-    write(path, {"fact": 0})
-    assert write(path) == [{"fact": 0}]
 
 
 @pytest.mark.parametrize("content", ["", '{"settings": {"lay'])

@@ -92,7 +92,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tiny, tmp_path, updates, monkey
 
     with EditLog(tmp_path, tiny) as log:
         log.append(updates[0], FACTS[0])
-        for name in ("rrome.update.rules.save_file", "rrome.store.journal.os.fsync"):
+        for name in ("rrome.model.site.save_file", "rrome.store.journal.os.fsync"):
             with monkeypatch.context() as patch, pytest.raises(RromeError, match="no disk space left"):
                 patch.setattr(name, full)
                 log.append(updates[1], FACTS[1])

@@ -215,7 +215,7 @@ def test_a_filter_that_is_none_is_refused(values, editor):
 
 def test_keys_of_another_model_are_refused(editor):
     remembered = make_editor().remembering("memit-seq", make_facts(1))
-    with pytest.raises(RromeError, match="the keys that memit-seq remembers are those of layer 1 of model"):
+    with pytest.raises(RromeError, match="the keys that memit-seq remembers are of layer 1 of model"):
         editor.update(FACTS[0], remembered)
 
 

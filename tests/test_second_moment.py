@@ -41,18 +41,15 @@ def test_it_is_the_mean_outer_product_of_all_keys(name, texts):
     torch.testing.assert_close(c_0.matrix, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_exactly_the_asked_number_of_tokens_counts(tiny, texts):
+def test_exactly_the_asked_number_of_tokens_counts_also_of_a_text_longer_than_the_context(tiny, texts):
     assert second_moment(tiny, texts, 1234, cache=False).count == 1234
+    assert second_moment(tiny, ["Rome is an old, cold town on the river. " * 200], 1500, cache=False).count == 1500
 
 
 def test_solve_undoes_the_matrix(tiny, texts):
     c_0 = second_moment(tiny, texts, None, cache=False)
     key = torch.randn(c_0.matrix.shape[0])
     torch.testing.assert_close(c_0.matrix @ c_0.solve(key), key.double(), rtol=1e-6, atol=1e-6)
-
-
-def test_a_text_longer_than_the_models_context_is_cut(tiny):
-    assert second_moment(tiny, ["Rome is an old, cold town on the river. " * 200], 1500, cache=False).count == 1500
 
 
 def test_the_second_call_reads_the_cache(tiny, texts, no_cache, monkeypatch):
@@ -114,12 +111,9 @@ def test_too_little_text_is_refused(tiny, texts):
         second_moment(tiny, [], None)
 
 
-def test_text_that_repeats_itself_is_not_positive_definite(tiny):
+def test_text_that_repeats_itself_and_nan_are_not_positive_definite(tiny):
     with pytest.raises(RromeError, match="not positive definite"):
         second_moment(tiny, ["a a a a a a a a"] * 60, None, cache=False)
-
-
-def test_a_matrix_with_nan_is_refused():
     with pytest.raises(RromeError, match="not positive definite"):
         SecondMoment(torch.full((3, 3), float("nan")).double(), 10, "x", 0)
 

@@ -138,7 +138,7 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(tmp_path, whole
         stopped(tmp_path, 6, error=full)
     assert lines_of(tmp_path) == 5
     with monkeypatch.context() as patch, pytest.raises(RromeError, match="no disk space left to write .*00002.safe"):
-        patch.setattr("rrome.update.rules.save_file", Mock(side_effect=full))
+        patch.setattr("rrome.model.site.save_file", Mock(side_effect=full))
         run(tmp_path)
     assert lines_of(tmp_path) == 5  # the edit did not fail, it was not made
     same(run(tmp_path), whole[0])

@@ -1,10 +1,9 @@
 import pytest
 import torch
-from facts_for_tests import PREFIXES
 from families import FAMILIES, make_model
 from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
-from rrome import Editor, RromeError
+from rrome import RromeError
 from rrome.model.site import find_site
 
 
@@ -69,17 +68,6 @@ def test_distance_is_the_norm_of_all_that_changed(tiny, edits, updates):
     expected = (tiny.site.weight - original).norm().item()
     assert edits.distance == pytest.approx(expected, rel=1e-6)
     assert edits.size == pytest.approx(expected / original.numel(), rel=1e-6)
-
-
-def test_two_editors_of_a_model_know_of_each_other(editor, edits, updates):
-    other = Editor(editor.model, editor.second_moment, prefixes=PREFIXES)
-    editor.apply(updates[0])
-    other.apply(updates[1])
-    editor.revert(updates[0])
-    assert other.applied_updates == (updates[1],)
-    other.revert()
-    with pytest.raises(RromeError, match="nothing to revert"):
-        editor.revert()
 
 
 def test_a_bad_update_changes_nothing(tiny, edits, updates):

@@ -50,7 +50,7 @@ def test_texts_are_read_from_files_and_folders(tmp_path):
 
 
 def test_bad_text_files_are_named(tmp_path):
-    with pytest.raises(RromeError, match="no text at .*absent"):
+    with pytest.raises(RromeError, match="no text .*absent.*choose factbook"):
         read_texts(tmp_path / "absent.txt")
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(RromeError, match="empty.txt holds no text"):

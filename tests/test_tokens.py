@@ -10,11 +10,11 @@ from rrome.measure.scores import fact_probabilities, retained, target_nll
 from rrome.model.tokens import (
     check_templates,
     read_row,
-    read_subject_is,
     sample_prefixes,
     subject_position,
     with_target,
 )
+from rrome.update.batch import search_rows
 from rrome.update.rules import NAMED_RULES
 
 CASES = {
@@ -134,7 +134,7 @@ def test_a_leading_text_moves_the_position(tiny):
 
 
 def test_the_kl_prompt_puts_the_subject_first(tiny):
-    row = read_subject_is(tiny, FACTS[2])
+    *_, row = search_rows(tiny, [FACTS[2]], ["{}"], None)[0]
     assert tiny.tokenizer.decode(row.ids) == "Bill Gates is a"
     assert tiny.tokenizer.decode(row.ids[: row.subject + 1]) == "Bill Gates"
 

@@ -61,13 +61,9 @@ def test_the_clamp_bounds_delta(tiny):
     assert value.delta.norm() == pytest.approx(0.05 * value.base.norm().item(), rel=1e-4)
 
 
-def test_twenty_evaluations_are_nineteen_steps(tiny):
-    value = value_of(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0))
-    assert len(value.losses) == 20 and value.steps == 19
-
-
-def test_the_probability_is_known_at_every_evaluation(tiny):
+def test_twenty_evaluations_are_nineteen_steps_and_the_probability_is_known_at_each(tiny):
     value = value_of(tiny, FACTS[0], PREFIXES, Search(stop_loss=0.0, kl=0.0, weight_decay=0.0))
+    assert len(value.losses) == 20 and value.steps == 19
     assert [math.exp(-loss) for loss in value.losses] == pytest.approx(value.probabilities)
     assert value.probability == value.probabilities[-1]
 

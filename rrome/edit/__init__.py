@@ -4,6 +4,4 @@ from .adapter import save_adapter, save_merged
 from .editor import Editor, Solution, load_editor
 from .log import EditLog
 
-__all__ = [
-    "EditLog", "Editor", "Solution", "load_editor", "save_adapter", "save_merged",
-]  # fmt: skip
+__all__ = ["EditLog", "Editor", "Solution", "load_editor", "save_adapter", "save_merged"]

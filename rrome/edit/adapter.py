@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from transformers import __version__ as VERSION
 
 from .. import __version__
-from ..model.edits import Update
 from ..model.model import Model
 from ..store.disk import RromeError, atomic, explained, file_sha256
 from ..store.journal import write_journal
@@ -41,7 +40,7 @@ CONFIG, WEIGHTS, LINES, CARD = "adapter_config.json", "adapter_model.safetensors
 def save_adapter(
     folder: str | Path,
     model: Model,
-    updates: Sequence[Update | None],
+    updates: Sequence[RankOneUpdate | None],
     settings: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
@@ -52,20 +51,18 @@ def save_adapter(
     model.record.refuse_edits("an adapter of one layer's edits is saved", but=model.edits)
     made = [update for update in updates if update is not None]
     with _new_folder(folder, len(made)) as scratch:
-        factors = {
-            "lora_A": torch.stack([update.right.cpu() for update in made]),  # (r, d_k)
-            "lora_B": torch.stack([update.left.cpu() for update in made], dim=1),  # (d_v, r)
-        }
         path = f"base_model.model.{model.site.path}"
-        tensors = {f"{path}.{name}.weight": factor for name, factor in factors.items()}
-        save_file(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
+        rights = torch.stack([update.right.cpu() for update in made])  # (r, d_k)
+        lefts = torch.stack([update.left.cpu() for update in made], dim=1)  # (d_v, r)
+        factors = {f"{path}.lora_A.weight": rights, f"{path}.lora_B.weight": lefts}
+        save_file(factors, scratch / WEIGHTS, metadata={"format": "pt"})
         stored = {"file": WEIGHTS, "sha256": file_sha256(scratch / WEIGHTS)}
         lines = [
             {"edit": number} | (_notes(update) | dict(row) | stored if update else dict(row))
             for number, (update, row) in enumerate(zip(updates, rows or [{}] * len(updates), strict=True), 1)
         ]
         base = {"name": model.name, "source": model.name} | model.origin
-        base |= {"module": model.site.path, "dtype": _dtype(model)}
+        base |= {"module": model.site.path, "dtype": str(model.site.weight.dtype).removeprefix("torch.")}
         settings = {"model": model.fingerprint, "layer": model.layer, **settings, "base": base, "rrome": __version__}
         write_journal(scratch / LINES, settings, lines)
         _config(model, len(made)).save_pretrained(scratch)
@@ -73,10 +70,7 @@ def save_adapter(
 
 
 def save_merged(folder: str | Path, model: Model, settings: Mapping[str, Any] | None = None) -> None:
-    """Write the model as it is edited now as an ordinary transformers folder, with tokenizer and card, whole or not at all.
-
-    Raises RromeError for an unedited model, or a folder that is not empty.
-    """
+    """Write the model as it is edited now as an ordinary transformers folder; RromeError as `save_adapter`."""
     model.record.verify()
     updates = [update for edits in model.record.edited for update in edits.updates]
     with _new_folder(folder, len(updates)) as scratch, quiet_bars():
@@ -94,9 +88,7 @@ def _check_saved(folder: Path, model: Model) -> None:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no dictionary
                 if name not in weights or not torch.equal(tensors.get_tensor(name), weights[name].cpu()):
-                    raise RromeError(
-                        f"{name} in {folder} is not the model's: the disk or transformers {VERSION} failed"
-                    )
+                    raise RromeError(f"{name} in {folder} is not the model's: disk or transformers {VERSION} failed")
                 saved.add(weights[name].data_ptr())
     if lost := [name for name, weight in weights.items() if weight.data_ptr() not in saved]:
         raise RromeError(f"{lost[0]} was not saved by transformers {VERSION}: the merged model would lack it")
@@ -107,13 +99,11 @@ def check_adapter(folder: Path, *, writing: bool = False) -> None:
     if not (folder / CONFIG).exists():
         return
     if not (folder / LINES).exists():
-        raise RromeError(
-            f"the adapter {folder} was not made by this kit (it has no {LINES}): load it with peft's PeftModel instead"
-        )
+        what = f"the adapter {folder} was not made by this kit (it has no {LINES})"
+        raise RromeError(f"{what}: load it with peft's PeftModel instead")
     if writing:
-        raise RromeError(
-            f"{folder} is an adapter, which is complete: open it without a model, replay it, and log what follows elsewhere"
-        )
+        remedy = "open it without a model, replay it, and log what follows elsewhere"
+        raise RromeError(f"{folder} is an adapter, which is complete: {remedy}")
 
 
 def read_updates(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[RankOneUpdate | None]:
@@ -162,10 +152,7 @@ def _config(model: Model, rank: int) -> Any:
 def _write_card(
     folder: Path, model: Model, settings: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], library: str
 ) -> None:
-    """Write README.md, from rrome/data/card.md.jinja, of an adapter ("peft") or a merged model ("transformers").
-
-    It names the base model, the edited matrix, rules and C_0, the code that loads `folder`, and each edit (as in edits.jsonl).
-    """
+    """Write README.md, from rrome/data/card.md.jinja, of an adapter ("peft") or a merged model ("transformers")."""
     data = ModelCardData(
         base_model=model.origin.get("source") or model.lm.name_or_path or model.name,
         library_name=library,
@@ -178,30 +165,17 @@ def _write_card(
         data,
         template_str=resources.files("rrome").joinpath("data", "card.md.jinja").read_text(encoding="utf-8"),
         name=Path(model.name).name,
+        model=model,
         marks=", ".join(marks),
-        site=model.site,
-        layer=model.layer,
         rules=", ".join(sorted({edit["rule"] for edit in edits})),
         settings=settings,
         version=__version__,
         folder=folder.name,
-        address=model.address,
-        converted=model.converted,
-        revision=model.origin.get("revision"),
-        dtype=_dtype(model),
-        edits=list(map(_cells, edits)),
+        edits=edits,
         cell=_cell,
         quoted=json.dumps,
     )
     (folder / CARD).write_text(str(card), encoding="utf-8")
-
-
-def _cells(edit: Mapping[str, Any]) -> list[str]:
-    """One edit as the cells of a row."""
-    asked = (edit.get("fact") or {}).get("requested_rewrite", {})
-    targets = [(asked.get(name) or {}).get("str") for name in ("target_new", "target_true")]
-    texts = [edit["subject"], asked.get("prompt"), *targets, edit["rule"]]
-    return [*map(_cell, texts), f"{edit['delta_frobenius']:.4g}", f"{edit['delta']:.4g}"]
 
 
 def _cell(text: str | None) -> str:
@@ -209,11 +183,6 @@ def _cell(text: str | None) -> str:
     return re.sub(r"([|<\\])", r"\\\1", " ".join((text or "–").split()))
 
 
-def _dtype(model: Model) -> str:
-    return str(model.site.weight.dtype).removeprefix("torch.")
-
-
-def _notes(update: Update) -> dict[str, Any]:
+def _notes(update: RankOneUpdate) -> dict[str, Any]:
     """An update's notes and its size: ||Delta||_F and the paper's |Delta|."""
-    made = RankOneUpdate.of(update.left, update.right, update.notes)
-    return made.notes | {"delta_frobenius": made.norm, "delta": made.size}
+    return update.notes | {"delta_frobenius": update.norm, "delta": update.size}

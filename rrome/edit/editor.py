@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from ..facts.fact import Fact
 from ..facts.text import FACTBOOK
-from ..model.edits import Update
 from ..model.load import DEFAULT_MODEL, load
 from ..model.model import Model
 from ..model.tokens import check_templates, sample_prefixes
@@ -19,7 +18,7 @@ from ..store.disk import RromeError
 from ..update.keys import Keys, facts_keys
 from ..update.rules import Preflight, RankOneUpdate, Rule, preflight, rank_one_update, rule_named, rules_named
 from ..update.second_moment import SecondMoment, second_moment_from
-from ..update.value import Search, Value, find_each, find_values
+from ..update.value import Search, Value, find_values
 from .adapter import save_adapter, save_merged
 
 
@@ -39,12 +38,9 @@ class Solution:
     def update(self, rule: str | Rule) -> RankOneUpdate:
         """The rank-one update under a rule, for W as it is now; RromeError as in `Editor.update`."""
         _, rule = rule_named(rule)
-        self.editor.second_moment.check(self.editor.model)  # a layer below may have been edited since
-        self.editor._guard(self.fact, self.keys, [rule])
-        return self._update(rule)
-
-    def _update(self, rule: Rule) -> RankOneUpdate:
         model, moment = self.editor.model, self.editor.second_moment
+        moment.check(model)  # a layer below may have been edited since
+        self.editor._guard(self.fact, self.keys, [rule])
         update = rank_one_update(model.site, self.keys, self.value, moment, rule, self.fact.subject)
         return replace(update, fact=self.fact, origin=(model.fingerprint, model.site.path))
 
@@ -55,9 +51,8 @@ class Editor:
     `prefixes` is the complete list of templates (the bare prompt "{}" comes first and is added when absent); None
     samples them from the model with `seed`. `leading` is a text put in front of every prompt at edit time. `search`
     defaults to the settings published for the model. An update whose keys predict more than `max_amplification` (see
-    `preflight`) is refused before the search; with `on_excess` "warn" there is a warning instead.
-
-    Only `apply`, `revert` and `applied` change the model, and `revert` restores the weights bit for bit.
+    `preflight`) is refused before the search; with `on_excess` "warn" there is a warning instead. Only `apply`, `revert`
+    and `applied` change the model, and `revert` restores the weights bit for bit.
     """
 
     def __init__(
@@ -75,13 +70,9 @@ class Editor:
         second_moment.check(model)
         if on_excess not in ("refuse", "warn"):
             raise RromeError(f"on_excess is 'refuse' or 'warn', not {on_excess!r}")
-        self.max_amplification = max_amplification
-        self.on_excess = on_excess
-        self.model = model
-        self.second_moment = second_moment
-        self.seed = seed
-        self.leading = leading
-        self.search = search or Search(**model.published)
+        self.max_amplification, self.on_excess = max_amplification, on_excess
+        self.model, self.second_moment = model, second_moment
+        self.seed, self.leading, self.search = seed, leading, search or Search(**model.published)
         self.prefixes = check_templates(sample_prefixes(model, seed) if prefixes is None else prefixes)
 
     @property
@@ -121,17 +112,21 @@ class Editor:
 
     def solve_all(self, facts: Sequence[Fact]) -> list[Solution]:
         """`solve` for several facts, each searched for itself but all in one batch, which keeps a GPU busy."""
+        solved = self.solve_each(facts)
+        for each in solved:
+            if isinstance(each, RromeError):
+                raise each
+        return cast(list[Solution], solved)
+
+    def solve_each(
+        self, facts: Sequence[Fact], weights: Sequence[torch.Tensor] | None = None
+    ) -> list[Solution | RromeError]:
+        """`solve_all`, with a W (d_v, d_k) for each fact if given; an error stands for a search that failed."""
         for fact in facts:
             if not isinstance(fact, Fact):
                 raise RromeError(f"an editor edits a rrome.Fact, not {fact!r}: make one, or Fact.from_record(...)")
         self._check_state()
-        values = find_values(self.model, facts, self.prefixes, self.search, self.leading)
-        return [Solution(self, fact, value) for fact, value in zip(facts, values, strict=True)]
-
-    def solve_each(self, facts: Sequence[Fact], weights: Sequence[torch.Tensor]) -> list[Solution | RromeError]:
-        """`solve_all` with a W (d_v, d_k) for each fact instead of the model's; an error stands for a search that failed."""
-        self._check_state()
-        values = find_each(self.model, facts, self.prefixes, self.search, self.leading, weights)
+        values = find_values(self.model, facts, self.prefixes, self.search, self.leading, weights)
         solved = zip(facts, values, strict=True)
         return [value if isinstance(value, RromeError) else Solution(self, fact, value) for fact, value in solved]
 
@@ -145,17 +140,16 @@ class Editor:
     def update(self, fact: Fact, rule: str | Rule, earlier: Sequence[Fact] = ()) -> RankOneUpdate:
         """The rank-one update of a fact under a rule, after the facts edited `earlier`: `solve(fact).update(rule)`.
 
-        Raises RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
+        RromeError for an unknown rule or, with `max_amplification`, a refused edit: both before the search.
         """
         return self.updates(fact, [self.remembering(rule, earlier) if earlier else rule])[rule_named(rule)[0]]
 
     def updates(self, fact: Fact, rules: Sequence[str | Rule]) -> dict[str, RankOneUpdate]:
         """One update per rule, by name, from the same keys and the same value."""
         chosen = rules_named(rules)
-        if self.max_amplification is not None:
-            self._guard(fact, self.keys(fact), list(chosen.values()))
+        self.check_guard([fact], list(chosen.values()))
         solution = self.solve(fact)
-        return {name: solution._update(rule) for name, rule in chosen.items()}
+        return {name: solution.update(rule) for name, rule in chosen.items()}
 
     def check_guard(self, facts: Sequence[Fact], rules: Sequence[Rule]) -> None:
         """RromeError for the first fact that `max_amplification` refuses under one of the rules, from keys alone."""
@@ -169,26 +163,23 @@ class Editor:
         if self.max_amplification is None:
             return
         for name, amplification in preflight(keys, self.second_moment, rules=rules).amplification.items():
-            if amplification <= self.max_amplification:
-                continue
-            message = (
-                f"{fact.rewrite!r} under {name!r} is likely to disable the model: its residual would be amplified "
-                f"{amplification:.3g} times, the limit is {self.max_amplification:.3g}; take another rule, or leading="
-            )
-            if self.on_excess == "refuse":
-                raise RromeError(message)
-            warnings.warn(message, stacklevel=4)
+            if amplification > self.max_amplification:
+                why = f"its keys amplify the residual {amplification:.3g} times, the limit is {self.max_amplification:.3g}"
+                message = f"{fact.rewrite!r} under {name!r} is likely to disable the model: {why}; take another rule"
+                if self.on_excess == "refuse":
+                    raise RromeError(message)
+                warnings.warn(message, stacklevel=3)
 
-    def apply(self, update: Update) -> None:
+    def apply(self, update: RankOneUpdate) -> None:
         """W <- W + Delta, until it is reverted."""
         self.model.edits.put(update)
 
-    def revert(self, update: Update | None = None) -> None:
+    def revert(self, update: RankOneUpdate | None = None) -> None:
         """Take an applied update out again (the last one by default), bit for bit."""
         self.model.edits.take_out(update)
 
     @property
-    def applied_updates(self) -> tuple[Update, ...]:
+    def applied_updates(self) -> tuple[RankOneUpdate, ...]:
         """The updates now in W, in the order in which they were applied."""
         return self.model.edits.updates
 
@@ -202,19 +193,13 @@ class Editor:
             self.revert(update)
 
     def save(self, folder: str | Path) -> None:
-        """Write the updates now in W as a LoRA adapter that plain `peft` loads, with a model card (see adapter).
-
-        `EditLog(folder)` reads it back. RromeError when nothing is applied, or for a folder that is not empty.
-        """
-        save_adapter(folder, self.model, self.applied_updates, self._provenance)
+        """Write the updates in W as a LoRA adapter for `peft` or `EditLog`; RromeError for none, or a folder that is taken."""
+        about = self.settings | {"second_moment_tokens": self.second_moment.count}
+        save_adapter(folder, self.model, self.applied_updates, about)
 
     def save_merged(self, folder: str | Path) -> None:
         """Write the edited model as an ordinary transformers folder; RromeError as in `save`."""
-        save_merged(folder, self.model, self._provenance)
-
-    @property
-    def _provenance(self) -> dict[str, Any]:
-        return self.settings | {"second_moment_tokens": self.second_moment.count}
+        save_merged(folder, self.model, self.settings | {"second_moment_tokens": self.second_moment.count})
 
 
 def load_editor(

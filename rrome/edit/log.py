@@ -9,6 +9,7 @@ a log of thousands of edits takes little memory. The model after n edits is the 
 Factors are written before their line; after a crash in between, the next run writes them again.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +23,11 @@ from ..update.rules import RankOneUpdate
 from .adapter import LINES, WEIGHTS, check_adapter, read_updates, save_adapter
 
 
-class EditLog:
+class EditLog(contextlib.AbstractContextManager["EditLog"]):
     """An append-only log of edits. With a model it is open for writing, by one process at a time; without one, for reading.
 
-    Opening an existing log with another model, layer or other settings raises RromeError that names the difference. Use
-    a writable log in a `with` statement.
+    `rows` has one record per edit, whose `edit` counts from 1. Opening a log of another model, layer or other settings raises
+    RromeError that names the difference. Use a writable log in a `with` statement.
     """
 
     def __init__(self, folder: str | Path, model: Model | None = None, settings: Mapping[str, Any] | None = None):
@@ -34,38 +35,25 @@ class EditLog:
         check_adapter(self.folder, writing=model is not None)
         self._journal: Journal | None = None
         if model is None:
-            self.settings, self._rows = read_journal(self.folder / LINES)
+            self.settings, self.rows = read_journal(self.folder / LINES)
         else:
             model.record.refuse_edits("a log of edits in this one", but=model.edits)
             self.settings = {"model": model.fingerprint, "layer": model.layer, **(settings or {})}
             self._edits = model.edits
             self._journal = Journal(self.folder / LINES, self.settings)
-            self._rows = self._journal.rows
-        if [row.get("edit") for row in self._rows] != list(range(1, len(self) + 1)):
-            raise RromeError(
-                f"{self.folder / LINES} does not count its edits 1, 2, 3, ...: restore it, or keep one of two"
-            )
-
-    def __enter__(self) -> "EditLog":
-        return self
+            self.rows = self._journal.rows
+        if [row.get("edit") for row in self.rows] != list(range(1, len(self) + 1)):
+            raise RromeError(f"{self.folder / LINES} does not count its edits 1, 2, 3, ...: restore it")
 
     def __exit__(self, *_exception: object) -> None:
         if self._journal:
             self._journal.close()
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def rows(self) -> tuple[dict[str, Any], ...]:
-        """One record per edit, in order; `edit` counts from 1."""
-        return tuple(self._rows)
+        return len(self.rows)
 
     def store(self, update: RankOneUpdate) -> RankOneUpdate:
-        """Write the factors of the next edit and return them memory-mapped; it counts once `append` has written its line.
-
-        RromeError for an update that cannot be put into the model: of another one, or with NaN.
-        """
+        """Write the next edit's factors and return them memory-mapped; RromeError for what cannot be put into the model."""
         self._writable()
         self._edits.check(update)
         update.save(self._next_file)
@@ -78,18 +66,11 @@ class EditLog:
     def append(self, update: RankOneUpdate | None, fact: Fact, *, stored: bool = False, **measured: Any) -> None:
         """Record one edit, a failed one (None) too; `stored` says that `store` has written its factors already."""
         journal = self._writable()
-        row: dict[str, Any] = {
-            "edit": len(self) + 1,
-            "subject": fact.subject,
-            "rule": None,
-            "file": None,
-            "sha256": None,
-        }
+        failed = dict.fromkeys(("rule", "file", "sha256"))
+        row: dict[str, Any] = {"edit": len(self) + 1, "subject": fact.subject} | failed
         if update is not None:
             if update.fact and (update.fact.rewrite, update.fact.target_new) != (fact.rewrite, fact.target_new):
-                raise RromeError(
-                    f"the update of {update.fact.rewrite!r} was logged as one of {fact.rewrite!r}: give its fact"
-                )
+                raise RromeError(f"{update.fact.rewrite!r} was logged as an update of {fact.rewrite!r}: give its fact")
             if not stored:
                 self.store(update)
             row |= {"rule": update.rule, "file": self._next_file.name, "sha256": file_sha256(self._next_file)}
@@ -104,7 +85,7 @@ class EditLog:
         """The update of edit 1, 2, ...; None for one that failed. RromeError when its file is missing or was changed."""
         if not 1 <= edit <= len(self):
             raise RromeError(f"the log {self.folder} has edits 1 to {len(self)}, not {edit}")
-        row = self._rows[edit - 1]
+        row = self.rows[edit - 1]
         if row["file"] is None:
             return None
         if row["file"] == WEIGHTS:
@@ -117,22 +98,16 @@ class EditLog:
     @functools.cached_property
     def _shared(self) -> list[RankOneUpdate | None]:
         """The updates of an adapter, read and checked once."""
-        return read_updates(self.folder, self._rows)
+        return read_updates(self.folder, self.rows)
 
     def replay(self, model: Model, n: int | None = None) -> None:
-        """Bring W to its state after the first n edits (None: all), bit for bit; n = 0 is the unedited model.
-
-        Works forwards and backwards. Updates in W that are not this log's are taken out.
-        """
+        """Bring W, whatever is in it, to its state after the first n edits (None: all), bit for bit; n = 0: unedited."""
         model.edits.set([update for update in self._first(model, n) if update is not None])
 
     def export(self, model: Model, folder: str | Path, n: int | None = None) -> None:
-        """Write the first n edits (None: all) as a LoRA adapter that plain `peft` loads, with a model card (see adapter).
-
-        `EditLog(folder)` reads it back with every row. `model` is the one that was edited; it is not changed.
-        """
+        """Write the first n edits (None: all) of `model` as an adapter; `EditLog(folder)` reads every row back."""
         updates = self._first(model, n)
-        save_adapter(folder, model, updates, self.settings, self._rows[: len(updates)])
+        save_adapter(folder, model, updates, self.settings, self.rows[: len(updates)])
 
     def _first(self, model: Model, n: int | None) -> list[RankOneUpdate | None]:
         """The updates of the first n edits, or RromeError when the log has fewer or is of another model."""
@@ -142,9 +117,7 @@ class EditLog:
         for name, value in {"model": model.fingerprint, "layer": model.layer}.items():
             if self.settings[name] != value:
                 source = self.settings.get("base", {}).get("source", "the model that was edited")
-                raise RromeError(
-                    f"the log {self.folder} is of another model ({name} {self.settings[name]} there, {value} here): "
-                    f"load {source}, layer {self.settings['layer']}"
-                )
+                what = f"the log {self.folder} is of another model ({name} {self.settings[name]} there, {value} here)"
+                raise RromeError(f"{what}: load {source}, layer {self.settings['layer']}")
         model.record.refuse_edits("edits of this log are put in", but=model.edits)
         return [self.update(edit) for edit in range(1, n + 1)]

@@ -47,10 +47,9 @@ class Fact:
     separator: str = " "  # between a prompt and a target; "" in a language that is written without spaces
 
     def __post_init__(self):
-        for name in ("prompt", "subject", "target_new", "target_true"):
+        given = ("prompt", "subject", "target_new", "target_true")
+        for name in given if self.target_true is not None else given[:3]:
             text = getattr(self, name)
-            if name == "target_true" and text is None:
-                continue
             stripped = _stripped(text) if isinstance(text, str) else ""
             if not stripped:
                 raise RromeError(f"{self._label()}: {name} must be a text that is not empty, got {text!r}")
@@ -174,26 +173,23 @@ def _texts(texts: Any, what: str) -> tuple[str, ...]:
 
 def read_facts(path: str | Path) -> list[Fact]:
     """Facts from a file of records (see `Fact.from_record`): one JSON list, or one record a line."""
-    path = Path(path)
-    if not path.exists():
+    if not (path := Path(path)).exists():
         raise RromeError(f"there is no fact file {path}: give a .json or .jsonl file in CounterFact's form")
-    records = read_records(path)
-    return [Fact.from_record(record, f"{path.name}, record {number}") for number, record in enumerate(records)]
+    return [Fact.from_record(record, f"{path.name}, record {n}") for n, record in enumerate(read_records(path))]
 
 
 def load_facts(source: str | Path = "world", *, n: int | None = None, seed: int | None = None) -> list[Fact]:
     """Facts from "world", "companies" (embedded), "counterfact" (downloaded once), "counterfact-paper", .json or .jsonl.
 
     "counterfact-paper" is the `paper_sample` of CounterFact. `n` takes the first n, or with `seed` a random sample of n
-    in a seeded order. Raises RromeError for an unknown source, a failed download, a bad record, or fewer than n facts.
+    in a seeded order. RromeError for an unknown source, a failed download, a bad record, or fewer than n facts.
     """
     if str(source) in ("world", "companies"):
         facts = [Fact.from_record(record, f"the facts {source!r}") for record in data_records(f"{source}.jsonl.bz2")]
-    elif str(source) in ("counterfact", "counterfact-paper"):
-        facts = read_facts(counterfact_file())
-        facts = paper_sample(facts) if str(source) == "counterfact-paper" else facts
     else:
-        facts = read_facts(source)
+        facts = read_facts(counterfact_file() if str(source) in ("counterfact", "counterfact-paper") else source)
+    if str(source) == "counterfact-paper":
+        facts = paper_sample(facts)
     if n is not None and not 0 < n <= len(facts):
         raise RromeError(f"n={n} facts asked of {source}, which holds {len(facts)}")
     if seed is not None:
@@ -208,17 +204,12 @@ def counterfact_file() -> Path:
     try:
         return Path(pooch.retrieve(entry["url"], f"sha256:{entry['sha256']}", fname="counterfact.json", path=folder))
     except (OSError, ValueError) as error:
-        raise RromeError(
-            f"CounterFact could not be downloaded from {entry['url']} ({error}): connect to the internet once, "
-            f"or pass the path of counterfact.json as the data set"
-        ) from error
+        remedy = "connect to the internet once, or pass the path of counterfact.json as the data set"
+        raise RromeError(f"CounterFact could not be downloaded from {entry['url']} ({error}): {remedy}") from error
 
 
 def paper_sample(facts: Sequence[Fact]) -> list[Fact]:
-    """Those of `facts` that are among the paper's 5,000 CounterFact cases, in their own order.
-
-    The case ids are the first 5,000 of range(21919) shuffled by Python's random with seed 37.
-    """
+    """Those among the paper's 5,000 CounterFact cases: the first of range(21919) shuffled by Python's random with seed 37."""
     sample = read_yaml("datasets.yaml")["counterfact"]["paper_sample"]
     case_ids = list(range(sample["records"]))
     random.Random(sample["seed"]).shuffle(case_ids)

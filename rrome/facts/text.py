@@ -19,10 +19,7 @@ PARTS = ("second-moment", "held-out")
 
 
 def factbook_prose(part: str = "second-moment") -> list[str]:
-    """The Factbook's prose, one document per country, for "second-moment" or "held-out": no country is in both.
-
-    Raises RromeError for another part.
-    """
+    """The Factbook's prose, one document per country, for "second-moment" or "held-out": no country is in both."""
     if part not in PARTS:
         raise RromeError(f"there is no part {part!r} of the Factbook: choose one of {', '.join(PARTS)}")
     return [document["text"] for document in data_records("factbook.jsonl.bz2") if document["part"] == part]
@@ -31,17 +28,12 @@ def factbook_prose(part: str = "second-moment") -> list[str]:
 def named_texts(name: str | Path = FACTBOOK, n_tokens: int | None = None) -> list[str]:
     """The documents that a name stands for: "factbook", "wikitext" or "wikipedia" on the hub, or a path as in `read_texts`.
 
-    From the hub come the first ones, with letters enough for `n_tokens` tokens. Raises RromeError for a name that is none of
-    these, and for one of the hub without a network.
+    From the hub come the first ones, with letters enough for `n_tokens` tokens; RromeError without a network.
     """
     if name == FACTBOOK:
         return factbook_prose()
     if name in _corpora():
         return _hub_texts(str(name), max(LETTERS, LETTERS_PER_TOKEN * (n_tokens or 0)))
-    if not Path(name).exists():
-        known = ", ".join([FACTBOOK, *_corpora()])
-        files = "a .txt or .jsonl file or a folder of them"
-        raise RromeError(f"there is no text {str(name)!r}: choose {known}, or give {files}")
     return read_texts(name)
 
 
@@ -52,11 +44,16 @@ def read_texts(path: str | Path) -> list[str]:
         files = [file for file in sorted(path.iterdir()) if file.suffix in (".txt", ".jsonl")]
         texts = [text for file in files for text in read_texts(file)]
     elif not path.exists():
-        raise RromeError(f"there is no text at {path}: give a .txt or .jsonl file or a folder of them")
+        known = ", ".join([FACTBOOK, *_corpora()])
+        raise RromeError(f"there is no text {str(path)!r}: choose {known}, or give a .txt or .jsonl file, or a folder")
     elif path.suffix in (".json", ".jsonl"):
         texts = [_text_field(record, path, number) for number, record in enumerate(read_records(path))]
     else:
-        texts = re.split(r"\n\s*\n", _content(path))
+        try:
+            texts = re.split(r"\n\s*\n", path.read_text("utf-8-sig"))  # with or without a byte order mark
+        except (OSError, UnicodeDecodeError) as error:
+            remedy = "convert it, or give another file"
+            raise RromeError(f"{path} cannot be read as UTF-8 text ({error}): {remedy}") from error
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
         raise RromeError(f"{path} holds no text")
@@ -64,15 +61,17 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def _hub_texts(name: str, n_letters: int) -> list[str]:
-    """The first documents of a text in rrome/data/datasets.yaml, about `n_letters` characters in all.
-
-    Streamed from the hub once, then kept in the cache; a cache that cannot be written is a warning.
-    """
+    """The first documents of a text of the hub, about `n_letters` characters, streamed once and then kept in the cache."""
     entry = _corpora()[name]
     path = cache_dir() / "texts" / f"{name}-{entry['config']}-{n_letters}.jsonl"
     if path.exists():
         return read_texts(path)
-    texts = [text for text in map(str.strip, _first(_hub_documents(entry), n_letters)) if text]
+    texts: list[str] = []
+    for text in _hub_documents(entry):
+        texts += [text.strip()] if text.strip() else []
+        n_letters -= len(text)
+        if n_letters <= 0:
+            break
     try:
         with atomic(path) as scratch:
             scratch.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
@@ -84,13 +83,6 @@ def _hub_texts(name: str, n_letters: int) -> list[str]:
 def _corpora() -> dict[str, dict[str, Any]]:
     """The texts of the hub, by name."""
     return {name: entry for name, entry in read_yaml("datasets.yaml").items() if "lines" in entry}
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")  # with or without a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise RromeError(f"{path} cannot be read as UTF-8 text ({error}): convert it, or give another file") from error
 
 
 def _text_field(record: Any, path: Path, number: int) -> str:
@@ -118,12 +110,3 @@ def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
         reason = (str(error) or repr(error)).splitlines()[0]
         remedy = "connect to the internet once, or give a file to read_texts(path)"
         raise RromeError(f"{entry['hub']} could not be read from the hub ({reason}): {remedy}") from error
-
-
-def _first(texts: Iterator[str], n_letters: int) -> Iterator[str]:
-    """The first texts, as many as it takes to hold `n_letters` together."""
-    for text in texts:
-        yield text
-        n_letters -= len(text)
-        if n_letters <= 0:
-            return

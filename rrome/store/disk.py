@@ -37,8 +37,7 @@ def read_records(path: Path) -> list[Any]:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
         records = json.loads(text) if text.lstrip().startswith("[") else _json_lines(text)
     except (ValueError, OSError) as error:
-        expected = "a JSON list or one record a line was expected, as UTF-8"
-        raise RromeError(f"{path} cannot be read ({error}): {expected}") from error
+        raise RromeError(f"{path} cannot be read ({error}): give a JSON list or one record a line, as UTF-8") from error
     if not records:
         raise RromeError(f"{path} holds no records: a JSON list or one record a line was expected")
     return records
@@ -69,22 +68,15 @@ def cache_dir() -> Path:
 def as_json(value: Any, **options: Any) -> str:
     """A value as JSON, in which numbers and arrays of NumPy are ordinary ones; RromeError for what has no such form."""
     try:
-        return json.dumps(value, ensure_ascii=False, default=_plain, **options)
-    except (TypeError, ValueError) as error:
+        return json.dumps(value, ensure_ascii=False, default=lambda array: array.tolist(), **options)
+    except (AttributeError, TypeError, ValueError) as error:
         remedy = "give texts, numbers, None, and lists and dictionaries (with texts as keys) of these"
         raise RromeError(f"a setting or result cannot be written as JSON ({error}): {remedy}") from error
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # of NumPy, torch and pandas
-        return value.tolist()
-    raise TypeError(f"{value!r:.80} is a {type(value).__name__}")
-
-
 def digest(*parts: object) -> str:
     """A short content hash (16 hex digits) of parts that JSON can hold, equal on every machine; RromeError for others."""
-    text = as_json(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(as_json(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
@@ -95,10 +87,7 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target` (file or folder) that becomes `target` on success and vanishes on failure.
-
-    Raises RromeError when the disk is full or the folder cannot be written.
-    """
+    """Yield a temporary path beside `target` (file or folder) that becomes `target` on success and vanishes on failure."""
     target = Path(target)
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)

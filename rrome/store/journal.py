@@ -24,19 +24,14 @@ def as_line(value: Any) -> str:
 
 
 def read_journal(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(settings, rows) of a journal, which another process may be writing; a torn last line is left out, not cut off.
-
-    Raises RromeError for a file that is missing or no journal.
-    """
+    """(settings, rows) of a journal, which another process may be writing, without a torn last line; RromeError for none."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise RromeError(f"there is no journal at {path} ({error}): run the study that writes it first") from error
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
-        raise RromeError(
-            f"the journal {path} has no whole line yet: wait for the study that writes it, or run it again"
-        )
+        raise RromeError(f"the journal {path} has no whole line yet: wait for the study that writes it, or run it")
     try:
         first, *rows = map(json.loads, dict.fromkeys(lines))  # each once, of files that were joined
         if wrong := [row for row in rows if not isinstance(row, dict) or "settings" in row]:
@@ -57,10 +52,7 @@ def study_path(kind: str, settings: Mapping[str, Any], within: str | Path | None
 
 
 def find_study(kind: str, within: str | Path, **known: Any) -> Path:
-    """The journal of the one study of a kind in a folder that has the `known` settings.
-
-    Raises RromeError when there is none, or more than one, with the settings in which they differ.
-    """
+    """The journal of the one study of a kind in a folder that has the `known` settings; RromeError for none, or several."""
     known = json.loads(as_json(known))
     found: dict[Path, dict[str, Any]] = {}
     others: list[str] = []
@@ -76,10 +68,8 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
         else:
             found[path] = settings
     if not found:
-        there = "; ".join(others) or "none"
-        raise RromeError(
-            f"no {kind} study in {within} has these settings: run the notebook that makes it, with stored = False ({there})"
-        )
+        remedy = f"run the notebook that makes it, with stored = False ({'; '.join(others) or 'none'})"
+        raise RromeError(f"no {kind} study in {within} has these settings: {remedy}")
     if len(found) > 1:
         apart = differences(*list(found.values())[:2])
         raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")
@@ -100,12 +90,11 @@ def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mappin
     path.write_text("".join(map(as_line, lines)), encoding="utf-8")
 
 
-class Journal:
-    """An append-only JSON-lines file: the first line holds the settings of the study, each further line one result.
+class Journal(contextlib.AbstractContextManager["Journal"]):
+    """An append-only JSON-lines file: the first line holds the settings of the study, each further line one of its `rows`.
 
-    Opening an existing file with other settings raises RromeError that names the difference; a last line torn by a
-    crash is cut off. `rows` are the results so far, in the order in which they were made. A journal belongs to one
-    process at a time, until it is closed or that process ends: use it in a `with` statement.
+    Opening an existing file with other settings raises RromeError that names the difference; a last line torn by a crash is
+    cut off. A journal belongs to one process until it is closed or that process ends: use it in a `with` statement.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
@@ -118,16 +107,12 @@ class Journal:
             try:
                 self._lock.acquire()
             except Timeout as error:
-                remedy = "wait for it to end, or choose another file"
-                raise RromeError(f"{self.path} is in use by another run: {remedy}") from error
+                raise RromeError(f"{self.path} is in use by another run: wait for it, or take another file") from error
             try:
                 self._open(wanted)
             except BaseException:
                 self.close()
                 raise
-
-    def __enter__(self) -> "Journal":
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
@@ -175,9 +160,4 @@ class Journal:
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The settings in which two studies differ, and how; empty when they are the same."""
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-    return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} now" for name in names)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "; ".join(f"{name}: {found.get(name)!r:.80} there, {wanted.get(name)!r:.80} now" for name in names)

@@ -61,7 +61,7 @@ def row_keys(model: Model, rows: Sequence[Row], *, progress: bool | None = False
 
     A start that many rows share, such as a prefix, is computed once: the rest of each row attends to its KV cache.
     """
-    reads = [row.ids[: row.subject + 1] for row in rows]
+    reads = [row.upto_subject for row in rows]
     groups = _by_shared_start(reads)
     work = [
         (start, batch)
@@ -96,14 +96,10 @@ def _inputs_after(model: Model, start: tuple[int, ...], rests: Sequence[tuple[in
     input_of(model, site, input_ids=torch.tensor([start], device=model.device), past_key_values=cache)
     lower: list[Any] = cache.layers[: model.layer + 1]
     cached = [tuple(states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values)) for layer in lower]
-    positions = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(positions),
-        "position_ids": positions[:, len(start) :],
-    }
+    places = torch.arange(len(start) + ids.shape[1], device=model.device).expand(len(ids), -1)  # (B, P + T)
+    inputs = {"attention_mask": torch.ones_like(places), "position_ids": places[:, len(start) :]}
     with attending_to(model, cached) as kv_cache:
-        return input_of(model, site, **inputs, past_key_values=kv_cache).float()
+        return input_of(model, site, input_ids=ids, **inputs, past_key_values=kv_cache).float()
 
 
 def facts_keys(

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import torch
 
 from ..store.disk import RromeError, digest
-from .choice import RULES, Rule
 from .keys import Keys
+from .rules import METHODS, RULES, Rule, Wrapper
 from .second_moment import SecondMoment
 
 Average = Literal["equal", "half"]
@@ -73,9 +73,8 @@ class Method(_Changed, Rule):
             known = f"an average is one of {', '.join(get_args(Average))}, a choice one of {', '.join(RULES)}"
             raise RromeError(f"{known}: not {self.average!r} and {self.choice!r}")
         if self.remembers and RULES[self.choice].direction != RULES[self.choice].denominator:
-            raise RromeError(
-                f"a method that remembers keys needs one key as direction and denominator, {self.choice!r} has two"
-            )
+            needs = "one key as direction and denominator"
+            raise RromeError(f"a method that remembers keys needs {needs}, {self.choice!r} has two")
 
     @property
     def name(self) -> str:
@@ -83,7 +82,6 @@ class Method(_Changed, Rule):
         return next((name for name, method in METHODS.items() if method == self), repr(self))
 
     def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(k_u, k_d, k_r), each (d_k,)."""
         average, places = keys.average, RULES[self.choice]
         if self.average == "half" and len(keys.all) > 1:
             average = (keys.original + keys.all[1:].mean(0)) / 2
@@ -91,48 +89,44 @@ class Method(_Changed, Rule):
         return pick[places.direction], pick[places.denominator], pick[places.residual]
 
     def remembering(self, second_moment: SecondMoment) -> Rule:
-        """The method with no key remembered yet, if it remembers any."""
         return Memory(self, second_moment) if self.remembers else self
 
     def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
-        """u, (d_k,), and the denominator d, both float64 on the CPU: right = u / d."""
         return Memory(self, second_moment).solve(keys, second_moment)
 
     def scaled(self, second_moment: SecondMoment) -> "Method":
         """The same for this C_0: tau in units of d_k, the numbers of the filter in units of the eigenvalues.
 
         The constants are taken as published for d_k = PUBLISHED_D_K and a C_0 with KEPT of its eigenvalues below BELOW.
-        Raises RromeError for a filter that is no Filter.
+        RromeError for a filter that is no Filter.
         """
         if not isinstance(self.filter, Filter):
-            raise RromeError(
-                f"only a method with a rrome.update.Filter can be scaled: {self.filter!r} has no known numbers"
-            )
+            what = "only a method with a rrome.update.Filter can be scaled"
+            raise RromeError(f"{what}: {self.filter!r} has no known numbers")
         eigenvalues, _ = second_moment.eigen
         unit, width = eigenvalues.quantile(KEPT).item() / BELOW, len(eigenvalues) / PUBLISHED_D_K
-        if not self.filter.slope:  # S has no unit, so tau has that of the eigenvalues
-            return replace(
-                self, tau=self.tau * width * unit, filter=replace(self.filter, below=self.filter.below * unit)
-            )
-        filter = replace(self.filter, offset=self.filter.offset * unit, below=self.filter.below * unit)
-        return replace(self, tau=self.tau * width, filter=filter)
+        # without slope S has no unit, and tau has that of the eigenvalues
+        of_filter, of_tau = (unit, 1) if self.filter.slope else (1, unit)
+        filter = replace(self.filter, offset=self.filter.offset * of_filter, below=self.filter.below * unit)
+        return replace(self, tau=self.tau * width * of_tau, filter=filter)
 
 
-class Memory(Rule):
+class Memory(Wrapper):
     """A method and the keys of earlier edits, for one C_0; `add` lets it grow by one key, in O(n d_k)."""
 
+    rule: Method
+
     def __init__(self, method: Method, second_moment: SecondMoment):
-        self.method, self.second_moment, self.remembers = method, second_moment, method.remembers
+        self.rule, self.second_moment = method, second_moment
         eigenvalues, self._vectors = second_moment.eigen
         values = method.filter(eigenvalues)
         if values.shape != eigenvalues.shape or not values.isfinite().all() or values.min() < 0:
             what = f"the filter {method.filter!r} does not give each eigenvalue of C_0 a number >= 0"
             raise RromeError(f"{what} (they are {eigenvalues.min().item():.3g} to {eigenvalues.max().item():.3g})")
         if not values.any():
-            raise RromeError(
-                f"{method.name} leaves no direction to write in: its filter is 0 at every eigenvalue of C_0, the smallest "
-                f"of which is {eigenvalues.min().item():.3g}; take its numbers to this scale with method.scaled(second_moment)"
-            )
+            what = f"{method.name} leaves no direction to write in: its filter is 0 at every eigenvalue of C_0"
+            remedy = "take its numbers to this scale with method.scaled(second_moment)"
+            raise RromeError(f"{what}, the smallest of which is {eigenvalues.min().item():.3g}; {remedy}")
         self._root = values.sqrt()  # s(e)^1/2, (d_k,)
         self._rows = self._root.new_empty(0, len(values))  # b_i, with room for more
         self._n = 0
@@ -142,38 +136,23 @@ class Memory(Rule):
 
     @property
     def remembered(self) -> str:  # type: ignore[override]
-        """A digest of the lengths of the keys that it holds, to three digits; empty for none."""
+        """A digest of the keys' lengths, to three digits; empty for none."""
         return digest(*(f"{length:.3g}" for length in self._rows[: self._n].norm(dim=1).tolist())) if self._n else ""
-
-    @property
-    def name(self) -> str:
-        """The method's."""
-        return self.method.name
-
-    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As the method."""
-        return self.method.choose(keys)
-
-    def remembering(self, second_moment: SecondMoment) -> Rule:
-        """As the method: without these keys."""
-        return self.method.remembering(second_moment)
 
     def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
         """u = U s^1/2 a', (d_k,), and d; RromeError for another C_0 than that of the keys remembered."""
         if second_moment is not self.second_moment:
             of = f"layer {self.second_moment.layer} of model {self.second_moment.fingerprint}"
-            raise RromeError(
-                f"the keys that {self.name} remembers are those of {of}: take editor.remembering(rule, facts)"
-            )
+            raise RromeError(f"the keys that {self.name} remembers are of {of}: take editor.remembering(rule, facts)")
         k_u, k_d, _ = (key.cpu().double() for key in self.choose(keys))
         u = self._vectors @ (self._root * self._remainder(self._whitened(k_u)))
-        return u, u @ k_d + self.method.tau
+        return u, u @ k_d + self.rule.tau
 
     def add(self, keys: Keys) -> None:
         """Remember the key that an edit has written; without a ridge, one that depends on the others adds nothing."""
         key = self._whitened(self.choose(keys)[0].cpu().double())
         rest = self._remainder(key)
-        if not (size := rest @ key + self.method.tau) > 0:
+        if not (size := rest @ key + self.rule.tau) > 0:
             return
         if self._n == len(self._rows):
             self._rows = torch.cat([self._rows, self._rows.new_empty(self._n + 64, len(key))])
@@ -187,14 +166,14 @@ class Memory(Rule):
     def _remainder(self, a: torch.Tensor) -> torch.Tensor:
         """a' = a - sum_i b_i (b_i . a); zero where it is rounding, without a ridge."""
         rows, rest = self._rows[: self._n], a
-        for _ in range(1 if self.method.tau else 2):  # without a ridge, twice keeps the b_i orthonormal
+        for _ in range(1 if self.rule.tau else 2):  # without a ridge, twice keeps the b_i orthonormal
             rest = rest - (rows @ rest) @ rows
-        return rest if self.method.tau or rest @ a > ROUNDING * (a @ a) else torch.zeros_like(a)
+        return rest if self.rule.tau or rest @ a > ROUNDING * (a @ a) else torch.zeros_like(a)
 
 
 _NULL = Filter(slope=0, offset=1, below=BELOW)
 _IDENTITY = Filter(slope=0, offset=1)
-METHODS = {  # the constants published for GPT-J and Llama-3-8B: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory),
+METHODS |= {  # the constants published for GPT-J and Llama-3-8B: 2403.14236, 2210.07229, 2410.02355 (2605.26670: no memory),
     # 2502.01636 (Llama-3-8B), 2605.09285
     "emmet": Method(),
     "memit": Method(tau=15_000),

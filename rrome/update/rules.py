@@ -7,30 +7,112 @@ Delta = (v_e - (W k_r + b)) u^T / (u . k_d)  =  left right^T        left (d_v,),
 ||Delta||_F = ||left|| ||right||. Exact afterwards: W' k_d + b = v_e when k_d = k_r.
 """
 
-import json
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from operator import attrgetter
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ..facts.fact import Fact
-from ..model.site import EditSite
-from ..store.disk import RromeError, atomic
-from .choice import NAMED_RULES, RULES, KeyChoice, Rule
+from ..model.site import EditSite, RankOneUpdate
+from ..store.disk import RromeError
 from .keys import Keys
-from .methods import METHODS
 from .second_moment import SecondMoment
 from .value import Value
 
-__all__ = [
-    "METHODS", "NAMED_RULES", "RULES", "KeyChoice", "Preflight", "RankOneUpdate", "Rule", "preflight",
-    "rank_one_update", "rule_named", "rules_named",
-]  # fmt: skip
+Which = Literal["average", "original"]
+
+
+class Rule:
+    """Which key is the direction, which the denominator, which the residual key.
+
+    Inherit from it in a frozen dataclass that has `choose` for a rule of your own; its repr is its name in records.
+    """
+
+    remembers = False  # whether the keys of earlier edits enter its updates
+    remembered = ""  # a digest of the keys of earlier edits that it holds, if any
+
+    @property
+    def name(self) -> str:
+        """The name in tables and records."""
+        return repr(self)
+
+    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(k_u, k_d, k_r), each (d_k,), from the keys of a fact."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `choose`")
+
+    def remembering(self, second_moment: SecondMoment) -> "Rule":
+        """The rule for a sequence of edits, which remembers the keys given to `add`, if this one does."""
+        return self
+
+    def add(self, keys: Keys) -> None:
+        """Remember the keys of an edit that was made, in a rule from `remembering`."""
+
+    def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
+        """u, (d_k,), and the denominator, both float64 on the CPU: right = u / denominator."""
+        k_u, k_d, _ = self.choose(keys)
+        u = second_moment.solve(k_u)
+        return u, u @ k_d.cpu().double()
+
+    def within(self, right: torch.Tensor, site: EditSite) -> torch.Tensor:
+        """right, (d_k,) float64, without what W as it is now forbids: for these rules, nothing."""
+        return right
+
+    def left(self, keys: Keys, value: Value, site: EditSite) -> torch.Tensor:
+        """What is written, (d_v,): the residual."""
+        return value.target - site.value(self.choose(keys)[2])
+
+
+class Wrapper(Rule):
+    """A rule that does as another one, its `rule`, in all that its class does not define."""
+
+    rule: Rule
+
+
+for each in ("name", "remembers", "remembered", "choose", "remembering", "add", "solve", "within", "left"):
+    setattr(Wrapper, each, property(attrgetter(f"rule.{each}")))
+
+
+@dataclass(frozen=True)
+class KeyChoice(Rule):
+    """One of the eight rules: the averaged or the original key as direction, denominator and residual key."""
+
+    direction: Which
+    denominator: Which
+    residual: Which
+
+    def __post_init__(self):
+        for role, which in vars(self).items():
+            if which not in get_args(Which):
+                raise RromeError(f"the {role} of a rule is 'average' or 'original', not {which!r}")
+
+    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pick = {"average": keys.average, "original": keys.original}
+        return pick[self.direction], pick[self.denominator], pick[self.residual]
+
+    @property
+    def exact_at(self) -> Which | None:
+        """The key at which W' k + b = v_e holds exactly, or None when denominator and residual differ."""
+        return self.denominator if self.denominator == self.residual else None
+
+    @property
+    def initials(self) -> str:
+        """First letters in the order direction, denominator, residual: "aoo" is the rule shipped in 2022."""
+        return self.direction[0] + self.denominator[0] + self.residual[0]
+
+    @property
+    def name(self) -> str:
+        """The paper's name where it has one, else the initials."""
+        return PAPER.get(self.initials, self.initials)
+
+
+PAPER = {"aoo": "rome", "aaa": "r-rome", "ooo": "p-rome"}  # the paper's names, by initials
+NAMED_RULES = tuple(PAPER.values())
+_ALL = {rule.initials: rule for rule in itertools.starmap(KeyChoice, itertools.product(get_args(Which), repeat=3))}
+RULES = {rule.name: rule for rule in ({each: _ALL[each] for each in PAPER} | _ALL).values()}  # the paper's first
+METHODS: dict[str, Rule] = {}  # later methods by name, which methods.py puts here
 
 
 def rule_named(rule: str | Rule) -> tuple[str, Rule]:
@@ -57,88 +139,10 @@ def rules_named(rules: Iterable[str | Rule], *, remembering: bool = True, record
             raise RromeError(f"the rule {name[:200]} cannot be told from others in a journal: {remedy}")
         if rule.remembered and not remembering:
             what = (
-                f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, begins with none"
+                f"{name} remembers keys of earlier edits, and a sequential study, or one on a cluster, has none first"
             )
             raise RromeError(f"{what}: give the method itself; editor.update(fact, rule, earlier=[...]) takes keys")
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class RankOneUpdate:
-    """Delta = left right^T as factors, `left` (d_v,) and `right` (d_k,), float32.
-
-    `denominator` is u . k_d, `cosine` that of the angle between k_e and k_e^o. Where they are known, `fact` is the fact and
-    `origin` the fingerprint of the model and the path of the W that it was made for.
-    """
-
-    left: torch.Tensor
-    right: torch.Tensor
-    rule: str
-    subject: str
-    denominator: float
-    cosine: float
-    fact: Fact | None = None
-    origin: tuple[str, str] | None = None
-
-    @property
-    def norm(self) -> float:
-        """||Delta||_F, without forming Delta."""
-        return (self.left.cpu().double().norm() * self.right.cpu().double().norm()).item()
-
-    def change(self, second_moment: SecondMoment) -> float:
-        """||left|| sqrt(right^T C_0 right): by how much W's output changes on ordinary text, as a root mean square."""
-        left, right = self.left.cpu().double(), self.right.cpu().double()
-        return (left.norm() * (right @ second_moment.matrix @ right).sqrt()).item()
-
-    @property
-    def size(self) -> float:
-        """The paper's |Delta| = ||Delta||_F / (number of entries of W)."""
-        return self.norm / (self.left.numel() * self.right.numel())
-
-    def matrix(self) -> torch.Tensor:
-        """Delta, (d_v, d_k), whatever orientation the model stores."""
-        return torch.outer(self.left, self.right)
-
-    def add_to(self, site: EditSite) -> None:
-        """W <- W + Delta in place; the sum is made in float32 and rounded once where W is bfloat16 or float16."""
-        weight = site.weight
-        if weight.dtype in (torch.float32, torch.float64):
-            weight.addr_(self.left.to(weight), self.right.to(weight))  # without forming Delta
-        else:
-            left, right = self.left.to(weight.device), self.right.to(weight.device)
-            weight.copy_(torch.addr(weight.float(), left, right))
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """Rule, subject, denominator, cosine, origin and fact, as JSON."""
-        known = {name: getattr(self, name) for name in ("rule", "subject", "denominator", "cosine", "origin")}
-        return known | {"fact": self.fact and self.fact.to_record()}
-
-    @classmethod
-    def of(cls, left: torch.Tensor, right: torch.Tensor, notes: Mapping[str, Any]) -> "RankOneUpdate":
-        """The update that has these factors and notes."""
-        fact = Fact.from_record(notes["fact"]) if notes.get("fact") else None
-        known = (math.nan if notes[name] is None else float(notes[name]) for name in ("denominator", "cosine"))
-        denominator, cosine = known
-        origin = tuple(notes["origin"]) if notes.get("origin") else None
-        return cls(left, right, notes["rule"], notes["subject"], denominator, cosine, fact, origin)
-
-    def save(self, path: str | Path) -> None:
-        """Write the factors to a safetensors file, the notes into its header."""
-        notes = {name: note if isinstance(note, str) else json.dumps(note) for name, note in self.notes.items()}
-        with atomic(Path(path)) as scratch:
-            save_file({"left": self.left.cpu(), "right": self.right.cpu()}, scratch, metadata=notes)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "RankOneUpdate":
-        """Read what `save` wrote; RromeError for a file that is something else."""
-        try:
-            with safe_open(path, "pt") as file:
-                notes = file.metadata()
-                known = {name: json.loads(notes.get(name, "null")) for name in ("fact", "origin")}
-                return cls.of(file.get_tensor("left"), file.get_tensor("right"), notes | known)
-        except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RromeError(f"{path} is not a saved update: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -189,10 +193,7 @@ def preflight(
 def rank_one_update(
     site: EditSite, keys: Keys, value: Value, second_moment: SecondMoment, rule: str | Rule, subject: str = ""
 ) -> RankOneUpdate:
-    """The update of a rule from keys, value and C_0, for the weights as they are now; nothing is changed.
-
-    Raises RromeError when the denominator is zero or not finite.
-    """
+    """The update of a rule for the weights as they are now; RromeError when its denominator is zero or not finite."""
     name, choice = rule_named(rule)
     u, denominator = choice.solve(keys, second_moment)  # (d_k,), float64
     if not denominator.isfinite() or denominator == 0:

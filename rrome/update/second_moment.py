@@ -63,11 +63,9 @@ class SecondMoment:
     def check(self, model: Model) -> None:
         """RromeError unless this C_0 belongs to the model's layer, as the layers below it are now."""
         if (self.fingerprint, self.layer) != (model.state, model.layer):
+            what = f"this second moment belongs to model {self.fingerprint}, layer {self.layer}"
             remedy = "call second_moment(model, texts) for it, or revert what was edited in a layer below"
-            raise RromeError(
-                f"this second moment belongs to model {self.fingerprint}, layer {self.layer}, not to {model.name} "
-                f"({model.state}), layer {model.layer}: {remedy}"
-            )
+            raise RromeError(f"{what}, not to {model.name} ({model.state}), layer {model.layer}: {remedy}")
 
 
 def second_moment(
@@ -82,10 +80,8 @@ def second_moment(
     """C_0 over the first `n_tokens` tokens of the texts (all of them when None), from the cache when it is there.
 
     `ridge` times the mean of the diagonal is added to it, for a layer with neurons that never fire. While a layer below l*
-    is edited, C_0 is that of the edited model and is not cached. A cache that cannot be written is a warning.
-
+    is edited, C_0 is that of the edited model and is not cached. `progress` None shows a bar in a terminal or notebook only.
     Raises RromeError for text too short, for fewer tokens than d_k, or for a matrix that is not positive definite.
-    `progress` None shows a bar in a terminal or notebook only (so in all functions of the kit).
     """
     windows = _windows(model, texts, n_tokens)
     model.record.verify()
@@ -98,20 +94,18 @@ def second_moment(
     if matrix is None:
         matrix = _estimate(model, windows, progress)
         if cache:
-            _keep(path, key, matrix, model.record.mark)
+            _keep(path, matrix, {"key": key, "sums": model.record.mark})
     if ridge:
         key, added = f"{key}-ridge{ridge:g}", torch.full((len(matrix),), ridge * matrix.diagonal().mean().item())
         matrix = matrix + added.double().diag()
     return SecondMoment(matrix, count, model.state, model.layer, key)
 
 
-def second_moment_from(
-    model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000, *, progress: bool | None = None
-) -> SecondMoment:
+def second_moment_from(model: Model, source: str | Path = FACTBOOK, n_tokens: int = 100_000) -> SecondMoment:
     """C_0 from `n_tokens` tokens of a text (see `named_texts`) or a statistics file (.npz, see `read_second_moment`)."""
     if Path(source).suffix == ".npz":
         return read_second_moment(model, source)
-    return second_moment(model, named_texts(source, n_tokens), n_tokens, progress=progress)
+    return second_moment(model, named_texts(source, n_tokens), n_tokens)
 
 
 def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
@@ -120,19 +114,18 @@ def read_second_moment(model: Model, path: str | Path) -> SecondMoment:
     The .npz holds the sum of k k^T as "mom2.mom2" (d_k, d_k) and the number of tokens as "mom2.count"; its name starts
     with the path of W. Raises RromeError for another kind of file, or one that does not fit the model and its layer.
     """
-    path, site = Path(path), model.site
+    path, place, d_k = Path(path), model.site.path, model.site.weight.shape[1]
     try:
         with np.load(path, allow_pickle=False) as file:
             total, count = torch.from_numpy(file["mom2.mom2"]).double(), int(file["mom2.count"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RromeError(f"{path} is not a statistics file of ROME with mom2.mom2 and mom2.count: {error}") from error
-    if not path.name.startswith(f"{site.path}_"):
-        remedy = f"take that matrix's file, or, if this is it, call it {site.path}_float32_mom2_{count}.npz"
-        raise RromeError(f"the name {path.name} is not that of {site.path}, where the model is edited: {remedy}")
-    d_k = site.weight.shape[1]
+    if not path.name.startswith(f"{place}_"):
+        remedy = f"take that matrix's file, or, if this is it, call it {place}_float32_mom2_{count}.npz"
+        raise RromeError(f"the name {path.name} is not that of {place}, where the model is edited: {remedy}")
     if tuple(total.shape) != (d_k, d_k):
-        read = f"W of {model.name} reads keys of {d_k}"
-        raise RromeError(f"{path} holds a matrix {tuple(total.shape)}, {read}: another model")
+        shape = tuple(total.shape)
+        raise RromeError(f"{path} holds a matrix {shape}, W of {model.name} reads keys of {d_k}: another model")
     if count < 1 or not torch.allclose(total, total.T, rtol=1e-3, atol=1e-3 * total.abs().max().item()):
         raise RromeError(f"{path} holds no second moment: {count} tokens, or a matrix that is not symmetric")
     key = f"{path.stem}-{file_sha256(path)[:16]}"
@@ -167,7 +160,8 @@ def _windows(model: Model, texts: Sequence[str], n_tokens: int | None) -> list[l
 def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None) -> torch.Tensor:
     """K^T K / n in float64, one forward pass up to W per batch of windows of similar length."""
     d_k, total = model.site.weight.shape[1], sum(map(len, windows))
-    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=_with_float64(model.device))
+    device = model.device if model.device.type == "cuda" else "cpu"  # others lack float64: a Mac's MPS, some of Intel's
+    matrix = torch.zeros(d_k, d_k, dtype=torch.float64, device=device)
     with bar(total=total, desc=f"C_0 of layer {model.layer}", unit=" tokens", show=progress) as done:
         for batch in batches(sorted(windows, key=len, reverse=True), len):
             ids = pad_right(batch, model.pad, model.device)
@@ -182,22 +176,11 @@ def _estimate(model: Model, windows: Sequence[list[int]], progress: bool | None)
     return matrix.div_(total).cpu()
 
 
-def _with_float64(device: torch.device) -> torch.device:
-    """The device itself, or the CPU where it cannot multiply in float64: a Mac's MPS, and some of Intel's."""
-    try:
-        one = torch.ones(1, 1, dtype=torch.float64, device=device)
-        (one @ one).item()
-    except (TypeError, RuntimeError):
-        return torch.device("cpu")
-    return device
-
-
-def _keep(path: Path, key: str, matrix: torch.Tensor, mark: str) -> None:
-    """Write the matrix into the cache; a failure is a warning, since nothing is lost but time."""
+def _keep(path: Path, matrix: torch.Tensor, about: dict[str, str]) -> None:
     try:
         with atomic(path) as scratch:
-            save_file({"matrix": matrix}, scratch, metadata={"key": key, "sums": mark})
-    except RromeError as error:
+            save_file({"matrix": matrix}, scratch, metadata=about)
+    except RromeError as error:  # nothing is lost but time
         warnings.warn(f"C_0 is made anew in the next session: {error}", stacklevel=3)
 
 
@@ -207,13 +190,11 @@ def _read(path: Path, key: str, mark: str) -> torch.Tensor | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata().get("key") != key:
-                raise SafetensorError("it holds another entry")
-            if file.metadata().get("sums", mark) != mark:  # an older file has none
-                raise SafetensorError("it is of a model that differs in a few weights only")
-            matrix = file.get_tensor("matrix")
-        if not matrix.isfinite().all():
-            raise SafetensorError("it holds NaN")
+            about, matrix = file.metadata(), file.get_tensor("matrix")
+        if about.get("key") != key or not matrix.isfinite().all():
+            raise SafetensorError("it holds another entry, or NaN")
+        if about.get("sums", mark) != mark:  # an older file has none
+            raise SafetensorError("it is of a model that differs in a few weights only")
         return matrix
     except (OSError, SafetensorError, AttributeError) as error:
         warnings.warn(f"the cached C_0 {path.name} is damaged, or no use ({error}): computing it again", stacklevel=3)

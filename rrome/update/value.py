@@ -28,8 +28,8 @@ class Search:
     """Settings of the descent; the defaults are the original code's (Meng et al. 2022).
 
     `relative_to` "stream" measures delta against h (d,), the residual stream that leaves block l* at the bare prompt's
-    subject, as MEMIT does with clamp=0.75; None against v_0. `stop_hits` counts the evaluations at which every target token
-    of every prompt but the bare one is the likeliest (Gupta et al. 2025, ENCORE: 2 to 4).
+    subject, as MEMIT does with clamp=0.75; None against v_0. `stop_hits` ends a search after so many evaluations at which every
+    target token of every prompt but the bare one was the likeliest (Gupta et al. 2025, ENCORE: 2 to 4).
     """
 
     learning_rate: float = 0.5  # of Adam
@@ -38,20 +38,18 @@ class Search:
     clamp: float = 4.0  # ||delta|| <= clamp * ||v_0||
     kl: float = 0.0625
     weight_decay: float = 0.5
-    relative_to: Literal["stream"] | None = None  # MEMIT's 0.75: clamp and decay relative to ||h||, not ||v_0||
-    stop_hits: int | None = None  # ENCORE's early stop: after so many evaluations with every prefixed target likeliest
+    relative_to: Literal["stream"] | None = None
+    stop_hits: int | None = None
 
     def __post_init__(self):
         if self.relative_to not in (None, "stream") or not (self.stop_hits is None or self.stop_hits > 0):
             remedy = "relative_to is None or 'stream', stop_hits is None or at least 1"
             raise RromeError(f"{remedy}: not {self.relative_to!r} and {self.stop_hits!r}")
         if not (self.learning_rate > 0 and self.clamp >= 0):
-            numbers = f"not {self.learning_rate!r} and {self.clamp!r}"
-            raise RromeError(f"the learning rate of a search is above 0 and its clamp is 0 or above: {numbers}")
+            remedy = "the learning rate of a search is above 0 and its clamp is 0 or above"
+            raise RromeError(f"{remedy}: not {self.learning_rate!r} and {self.clamp!r}")
         if not isinstance(self.evaluations, Integral) or self.evaluations < 1:
-            raise RromeError(
-                f"a search needs a whole number of evaluations of the loss from 1 on, got evaluations={self.evaluations}"
-            )
+            raise RromeError(f"a search needs a whole number of evaluations from 1 on: not {self.evaluations}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,28 +81,9 @@ class Value:
         return len(self.losses) - 1
 
 
-def find_values(
-    model: Model,
-    facts: Sequence[Fact],
-    templates: Sequence[str],
-    search: Search | None = None,
-    leading: str | None = None,
-) -> list[Value]:
-    """Search v_e of facts under the templates (bare prompt first), in one batch, in the model as it is now.
-
-    The result for each is that of a search alone. RromeError when a loss turns NaN or infinite. The model is not changed.
-    """
-    values: list[Value] = []
-    for value in find_each(model, facts, templates, search, leading):
-        if isinstance(value, RromeError):
-            raise value
-        values.append(value)
-    return values
-
-
 @torch.inference_mode(False)  # whatever the caller's settings are
 @torch.enable_grad()
-def find_each(
+def find_values(
     model: Model,
     facts: Sequence[Fact],
     templates: Sequence[str],
@@ -112,7 +91,11 @@ def find_each(
     leading: str | None = None,
     weights: Sequence[torch.Tensor] | None = None,
 ) -> list[Value | RromeError]:
-    """As `find_values`, with the error of a search that failed in its place, and with a W (d_v, d_k) for each fact."""
+    """Search v_e of facts under the templates (bare prompt first), in one batch, in the model as it is now.
+
+    The result for each is that of a search alone, or the error of one whose loss turned NaN or infinite. `weights` is a W
+    (d_v, d_k) for each fact, in place of the model's. The model is not changed.
+    """
     if not facts:
         return []
     search = search or Search(**model.published)
@@ -124,7 +107,8 @@ def find_each(
         nll, current, missed = batch.evaluate([descent.delta for descent in active])  # (B,), (B, V), (B,)
         initial = current.detach() if initial is None else initial
         kl = kl_div(initial, current, log_target=True, reduction="none").sum(1)  # (B,)
-        loss = nll + search.kl * kl + torch.stack([descent.decay() for descent in active])
+        decay = [search.weight_decay * each.delta.norm() / each.scale.norm() ** 2 for each in active]
+        loss = nll + search.kl * kl + torch.stack(decay)
         numbers = torch.stack([loss, nll, missed], dim=1).tolist()  # the one wait for the device in an evaluation
         for descent, each in zip(active, numbers, strict=True):
             descent.record(*each)
@@ -143,22 +127,18 @@ class _Descent:
 
     def __init__(self, search: Search, fact: Fact, keys: Keys, base: torch.Tensor, scale: torch.Tensor):
         self.search, self.fact, self.keys, self.base, self.scale = search, fact, keys, base, scale
-        self.hits = 0
-        self.error: RromeError | None = None
         self.delta = torch.zeros_like(base, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=search.learning_rate)
         self.losses: list[float] = []
         self.probabilities: list[float] = []
+        self.error: RromeError | None = None
+        self.hits = 0
 
     @property
     def ended(self) -> bool:
-        hit = self.search.stop_hits is not None and self.hits >= self.search.stop_hits
-        last = len(self.losses) == self.search.evaluations
-        return self.error is not None or hit or last or self.losses[-1] < self.search.stop_loss
-
-    def decay(self) -> torch.Tensor:
-        """The loss's penalty on the size of delta."""
-        return self.search.weight_decay * self.delta.norm() / self.scale.norm() ** 2
+        if self.error is not None or len(self.losses) == self.search.evaluations:
+            return True
+        return self.losses[-1] < self.search.stop_loss or self.hits >= (self.search.stop_hits or math.inf)
 
     def record(self, loss: float, nll: float, missed: float) -> None:
         if not math.isfinite(loss):

@@ -14,20 +14,19 @@ import torch
 from ..model.site import EditSite
 from ..store.disk import RromeError
 from .keys import Keys
-from .rules import RankOneUpdate, Rule, rule_named
+from .rules import RankOneUpdate, Rule, Wrapper, rule_named
 from .second_moment import SecondMoment
 from .value import Value
 
 
 @dataclass(frozen=True)
-class _Wrapper(Rule):
-    """A rule that does as another one, given by name or as a value."""
+class _Named(Wrapper):
+    """A wrapper of a rule, given by name or as a value, with settings of its own."""
 
     rule: Rule
 
     def __post_init__(self):
-        _, rule = rule_named(self.rule)
-        vars(self).update(rule=rule, remembers=rule.remembers)
+        vars(self)["rule"] = rule_named(self.rule)[1]
 
     @property
     def name(self) -> str:
@@ -35,31 +34,12 @@ class _Wrapper(Rule):
         settings = [f"{each.name}={getattr(self, each.name)!r}" for each in fields(self)[1:]]
         return f"{type(self).__name__}({', '.join([self.rule.name, *settings])})"
 
-    def choose(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.rule.choose(keys)
-
-    @property
-    def remembered(self) -> str:  # type: ignore[override]
-        return self.rule.remembered
-
     def remembering(self, second_moment: SecondMoment) -> Rule:
         return replace(self, rule=self.rule.remembering(second_moment))
 
-    def add(self, keys: Keys) -> None:
-        self.rule.add(keys)
-
-    def solve(self, keys: Keys, second_moment: SecondMoment) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.rule.solve(keys, second_moment)
-
-    def within(self, right: torch.Tensor, site: EditSite) -> torch.Tensor:
-        return self.rule.within(right, site)
-
-    def left(self, keys: Keys, value: Value, site: EditSite) -> torch.Tensor:
-        return self.rule.left(keys, value, site)
-
 
 @dataclass(frozen=True)
-class NAS(_Wrapper):
+class NAS(_Named):
     """Norm anchor (2602.02543): v_e gets the length `norm` (see `anchor_norm`); published with AlphaEdit.
 
     As in its code, an edit whose v_e is longer than `skip` times the norm is left out: its update is zero (and, unlike there,
@@ -92,7 +72,7 @@ def anchor_norm(values: Sequence[Value], dropped: float = 0.05) -> float:
 
 
 @dataclass(frozen=True)
-class SPHERE(_Wrapper):
+class SPHERE(_Named):
     """Sparse-space projection (2510.01172): right without `strength` times its part in the directions that W uses most.
 
     They are the fewest singular directions of W as it is now, rows scaled to length 1, that hold the `share` of the sum of its
@@ -125,25 +105,15 @@ def pruned(updates: Sequence[RankOneUpdate], weight: torch.Tensor, base: float =
     """
     if not updates or base <= 1:
         raise RromeError(f"PRUNE needs updates and a base above 1, got {len(updates)} and {base}")
-    left, right = (
-        torch.stack([getattr(update, side).cpu() for update in updates], 1).double() for side in ("left", "right")
-    )
+    left = torch.stack([update.left.cpu() for update in updates], 1).double()  # (d_v, n)
+    right = torch.stack([update.right.cpu() for update in updates], 1).double()  # (d_k, n)
     (outer, upper), (inner, lower) = torch.linalg.qr(left), torch.linalg.qr(right)
     vectors, sizes, others = torch.linalg.svd(upper @ lower.T)  # of rank n at most
     largest = torch.linalg.matrix_norm(weight.cpu().double(), 2)
     damped = torch.where(sizes >= largest, (sizes / largest).log() / math.log(base) + largest, sizes)
     lefts, rights = (outer @ vectors[:, : len(sizes)] * damped).T, others[: len(sizes)] @ inner.T
-    first, rule = updates[0], f"PRUNE({updates[0].rule}, base={base})"
-    device = first.left.device
+    device, about = updates[0].left.device, (f"PRUNE({updates[0].rule}, base={base})", f"{len(updates)} edits")
     return [
-        RankOneUpdate(
-            one.float().to(device),
-            other.float().to(device),
-            rule,
-            f"{len(updates)} edits",
-            1.0,
-            math.nan,
-            origin=first.origin,
-        )
+        RankOneUpdate(one.float().to(device), other.float().to(device), *about, 1.0, math.nan, origin=updates[0].origin)
         for one, other in zip(lefts, rights, strict=True)
     ]
