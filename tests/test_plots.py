@@ -240,12 +240,15 @@ def test_every_rule_has_a_column_on_common_axes_and_the_others_stand_behind():
     assert len(plots.collapse_curves(curves, ["rome"], {"task": 0.5}, disabling).axes) == 4
 
 
-def test_survival_has_a_step_per_rule():
-    runs = pd.DataFrame({"rule": ["rome", "rome", "r-rome", "r-rome"], "collapse": [2, 5, None, None], "edits": 10})
-    figure = plots.survival_curves(survival(runs))
-    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["ROME", "r-ROME"]
+def test_survival_has_a_panel_per_kind_and_a_step_per_rule():
+    runs = pd.DataFrame({"rule": ["rome", "rome", "emmet", "emmet"], "collapse": [2, 5, None, None], "edits": 10})
+    table = pd.concat([survival(runs).assign(what=what) for what in ("the model", "its edits")])
+    figure = plots.survival_curves(table)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["ROME", "emmet"]
+    assert [panel.get_title("left") for panel in figure.axes] == ["the model", "its edits"]
     drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert [line.get_drawstyle() for line in drawn] == ["steps-post"] * 2
+    assert list(drawn[0].get_ydata()) == [1, 0.5, 0]
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def name_rules(grid: sns.FacetGrid) -> None:
     """Rules by their names, and no title, in the legend of a grid."""
     grid.legend.set_title(None)
     for label in grid.legend.texts:
-        label.set_text(NAMES[label.get_text()])
+        label.set_text(NAMES.get(label.get_text(), label.get_text()))
 
 
 def show(figure: Figure, alt: str) -> None:
