@@ -8,8 +8,7 @@ from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflight
 from .examples import memory_errors, playground, what_it_says
 from .layer import SHOWN, choose_layer, depth_map, layer_sweep, layer_table, safety, trace_layers
 from .runs import SequentialRun, broken, collapse_edit, curve, read_sequential
-from .sequence import Checks
-from .sequential import lockstep, sequential_edits
+from .sequential import Checks, lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import edit_memory, scaling, stages
 from .verdicts import Evidence, as_markdown, verdicts

@@ -23,8 +23,7 @@ from ..model.hooks import output_changed
 from ..model.model import Model
 from ..model.tokens import pad_right
 from ..update.rules import METHODS, RULES
-from .sequence import Checks
-from .sequential import lockstep
+from .sequential import Checks, lockstep
 from .speed import search_floor, timed
 
 COLUMNS = ["what", "seconds_batched", "seconds_ours", "ratio", "relative_error", "floor_seconds"]

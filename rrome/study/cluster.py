@@ -22,7 +22,7 @@ from ..store.journal import differences
 from ..update.rules import NAMED_RULES, RULES, Rule, rule_named, rules_named
 from . import sequential, single
 from .runs import SequentialRun
-from .sequence import Checks
+from .sequential import Checks
 
 try:
     import cloudpickle
@@ -39,12 +39,11 @@ def single_edits(
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
     measures, chosen = measures or single.Measures(), rules_named(rules, remembering=False, recorded=True)
     asked: dict[str, Any] = {"facts": facts, "n_generated": measures.n_generated, "rules": list(chosen.values())}
+    work = partial(single.measured_edits, rules=chosen, measures=measures)
     with _workers(cluster, make_editor, partial(single.prepared, **asked)) as (run, settings, lengths, suited):
 
-        def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:
-            work = partial(single.measured_edits, rules=chosen, measures=measures)
-            for batch, rows in run({tuple(b): partial(work, facts=[facts[n] for n in b]) for b in batches}):
-                yield from zip(batch, rows, strict=True)
+        def make(batches: Sequence[single.Batch]) -> Iterator[tuple[single.Batch, list[single.Rows]]]:
+            return run({batch: partial(work, facts=[facts[n] for n in batch]) for batch in batches})
 
         header = settings | single.chosen_settings(facts, chosen, measures)
         return single.record_edits(path, header, lengths, make, at_once=at_once or suited)

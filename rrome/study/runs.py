@@ -8,7 +8,6 @@ An edited model is broken when its perplexity on a probe text exceeds `times` th
 al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,23 +38,18 @@ def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
 
     `folder` is the run's own, or one that holds one run with the `known` settings. RromeError where there is none.
     """
-    folder = Path(folder)
-    if known:
-        folder = find_study("sequential", folder, **known).parent
+    return tables(find_study("sequential", folder, **known).parent if known else Path(folder))
+
+
+def tables(folder: Path, n: int | None = None) -> SequentialRun:
+    """The tables of the first n edits (None: all); the last checkpoint of a run that was prolonged is left out."""
     log = EditLog(folder)
     (settings, checkpoints), (_, final) = (read_journal(folder / name) for name in (CHECKPOINTS, FINAL))
     if not checkpoints:
         raise RromeError(f"the run in {folder} has measured nothing yet: wait for its first checkpoint")
-    return tables(folder, len(log), settings["every"], log.rows, checkpoints, final)
-
-
-def tables(
-    folder: Path, n: int, every: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
-) -> SequentialRun:
-    """The tables of the first n edits; the last checkpoint of a run that was prolonged is left out."""
+    n, every, rows = len(log) if n is None else n, settings["every"], []
     due = [row for row in checkpoints if row["edits"] == n or (row["edits"] < n and row["edits"] % every == 0)]
-    rows = []
-    for row in edits[:n]:
+    for row in log.rows[:n]:
         asked = row["fact"]["requested_rewrite"]
         about = {"case_id": row["fact"]["case_id"], "prompt": asked["prompt"], "target_new": asked["target_new"]["str"]}
         rows.append(row | about)
