@@ -18,7 +18,7 @@ from facts_for_tests import FACTS, PREFIXES
 from families import byte_level, model_of
 
 import rrome
-from rrome import RULES, Editor, Fact, RromeError, study
+from rrome import RULES, Editor, RromeError, study
 from rrome.measure.metrics import fact_metrics, token_entropy
 from rrome.measure.scores import fact_probabilities, perplexity
 from rrome.model.tokens import read_row
@@ -207,16 +207,6 @@ def test_preflights_are_one_row_per_fact(editor):
     assert list(table["subject"]) == [fact.subject for fact in FACTS]
     assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
     assert table["position"].iloc[0] == read_row(editor.model, FACTS[0]).subject
-
-
-def test_strata_are_seeded_and_told_apart_by_position(tiny):
-    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
-    ordinary, first = study.strata(tiny, facts, 2, 2, seed=1)
-    assert {fact.subject for fact in ordinary} == {"Bill Gates", "The old town"}
-    assert {fact.subject for fact in first} <= {"I", "A", "O"} and len(first) == 2
-    assert (ordinary, first) == study.strata(tiny, facts, 2, 2, seed=1)
-    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
-        study.strata(tiny, facts, 9, 1)
 
 
 def test_rows_that_two_machines_made_are_counted_once(editor, facts, whole, tmp_path):

@@ -12,8 +12,9 @@ with that layer's state copied from row 0.
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from ..facts.fact import Fact
 from ..measure.metrics import harmonic_score, interval, share
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
 from ..model.model import Model
-from ..model.site import EditSite
+from ..model.site import find_site
 from ..model.tokens import check_prompts, read_row, sample_prefixes, subject_tokens
 from ..store.disk import RromeError
 from ..store.progress import bar
@@ -35,6 +36,7 @@ from .runs import broken
 from .single import Measures, single_edits
 
 SHOWN = (*NAMED_RULES, "aao")  # rules whose texts are kept
+NOISE = 3.0  # in tracing
 DEPTH_MAP = (
     "layer", "case_id", "subject", "stratum", "rule", "perplexity_ratio", "delta_frobenius", "norm_original",
     "norm_average", "norm_v0", "p_new_bare", "p_new_prefixed",
@@ -99,6 +101,10 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     `broken_RULE` counts the first-token facts whose edit raises the probe's perplexity more than TIMES times, and
     `times_RULE` is the median of perplexity after over before.
     """
+
+    def difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
+        return harmonic_score(*shares[:3], axis=axis) - harmonic_score(*shares[3:], axis=axis)
+
     rows, measured = {}, edits[edits["rule"].eq("r-rome") & edits["position"].ne(0)]
     shares = {layer: here[["ES", "PS", "NS"]].to_numpy().T for layer, here in measured.groupby("layer")}
     best = max(shares, key=lambda layer: harmonic_score(*shares[layer]))
@@ -106,17 +112,12 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     for layer, here in measured.groupby("layer"):
         row = here[["ES", "PS", "NS", "GE"]].mean().to_dict()
         row["S"], row["S_low"], row["S_high"] = interval(shares[layer], harmonic_score)
-        row["below_best"] = interval([*shares[layer], *shares[best]], _score_difference)[2]
+        row["below_best"] = interval([*shares[layer], *shares[best]], difference)[2]
         for rule in NAMED_RULES:
             times = first[first["layer"].eq(layer) & first["rule"].eq(rule)]["perplexity_ratio"]
             row[f"broken_{rule}"], row[f"times_{rule}"] = broken(times, 1).sum(), times.median()
         rows[layer] = row
     return pd.DataFrame(rows).T.rename_axis("layer")
-
-
-def _score_difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
-    es, ps, ns, *best = shares
-    return harmonic_score(es, ps, ns, axis) - harmonic_score(best[0], best[1], best[2], axis)
 
 
 def choose_layer(table: pd.DataFrame) -> int:
@@ -127,32 +128,21 @@ def choose_layer(table: pd.DataFrame) -> int:
     return int(table[~(table["below_best"] < 0)].sort_values(["broken_rome", "times_rome"]).index[-1])
 
 
-Kind = Literal["hidden", "mlp"]
-
-
-def trace_layers(
-    model: Model,
-    facts: Sequence[Fact],
-    *,
-    samples: int = 10,
-    noise: float = 3.0,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> pd.DataFrame:
+def trace_layers(model: Model, facts: Sequence[Fact], *, samples: int = 10, seed: int = 0) -> pd.DataFrame:
     """The average indirect effect of every layer, one row per kind of state and layer, with a 95 % interval over facts.
 
-    Kind "hidden" restores what the block returns, "mlp" the output of its MLP. `noise` is in standard deviations of the
+    Kind "hidden" restores what the block returns, "mlp" the output of its MLP. The noise is NOISE standard deviations of the
     subjects' embeddings, `total` the average total effect. RromeError for a fact without a true answer, or no facts.
     """
     if not facts:
         raise RromeError("tracing needs facts: give at least one")
     check_prompts(model, facts)
     generator = torch.Generator().manual_seed(seed)
-    scale = noise * embedding_deviation(model, facts)
+    scale = NOISE * embedding_deviation(model, facts)
     width = cast(nn.Embedding, model.lm.get_input_embeddings()).embedding_dim
-    effects: dict[Kind, list] = {"hidden": [], "mlp": []}
+    effects: dict[str, list] = {"hidden": [], "mlp": []}
     totals = []
-    for fact in bar(facts, desc="tracing", unit="fact", show=progress):
+    for fact in bar(facts, desc="tracing", unit="fact"):
         shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
         for kind in effects:
             clean, noised, restored = trace(model, fact, shift, kind)
@@ -167,7 +157,7 @@ def trace_layers(
 
 
 @torch.no_grad()
-def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: Kind) -> tuple[float, float, list[float]]:
+def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[float, float, list[float]]:
     """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
     row, tokens = read_row(model, fact, target=fact.answer), subject_tokens(model, fact)
     samples, n_read = len(shift), len(row.ids) - 1
@@ -181,28 +171,24 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: Kind) -> tuple[fl
         embedded[1:, tokens.start : tokens.stop] += shift.repeat(1 + model.depth, 1, 1).to(embedded)
         return embedded
 
+    def restore(state: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:  # (B, T, d)
+        state = state.clone()
+        state[rows.to(state.device), row.subject] = state[0, row.subject]
+        return state
+
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(embeddings_changed(model, noised))
-        for layer in range(model.depth):
-            hooks.enter_context(_copied_from_clean(model.at_layer(layer).site, kind, restored[layer], row.subject))
+        for layer, rows in enumerate(restored):
+            site = find_site(model.lm, layer)
+            if kind == "hidden":
+                hooks.enter_context(block_changed(site.block, partial(restore, rows=rows)))
+            else:
+                hooks.enter_context(output_changed(site, lambda _key, value, rows=rows: restore(value, rows)))
         hooks.enter_context(logits_at(model, positions))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)
     p = log_probs.gather(1, target[:, None]).view(n_rows, row.n_target).mean(1).exp()  # (B,)
     return p[0].item(), p[1 : 1 + samples].mean().item(), p[restored].mean(1).tolist()
-
-
-def _copied_from_clean(site: EditSite, kind: Kind, rows: torch.Tensor, position: int):
-    """Inside, `rows` have the state that row 0 has at `position`."""
-
-    def change(state: torch.Tensor) -> torch.Tensor:  # (B, T, d)
-        state = state.clone()
-        state[rows.to(state.device), position] = state[0, position]
-        return state
-
-    if kind == "hidden":
-        return block_changed(site.block, change)
-    return output_changed(site, lambda _key, value: change(value))
 
 
 @torch.no_grad()
