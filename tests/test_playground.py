@@ -194,7 +194,7 @@ def test_what_was_generated_is_escaped_and_keeps_its_lines(form, monkeypatch):
 def test_every_input_has_a_label_and_every_table_headers(form):
     assert all(widget.description for widget in form.children[:-1])
     page = go(form, step="compare")
-    assert page.count("<caption") == 3 and page.count('class="col_heading') == 4 + 2 * 5
+    assert page.count("<caption") == 3 and page.count('class="col_heading') == 4 + 2 * 4
 
 
 def test_a_form_of_an_editor_alone_is_empty_and_measures_on_held_out_text(editor):

@@ -10,9 +10,9 @@ C_0(n) is made from n tokens. v_e does not depend on it and is searched once per
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -29,6 +29,7 @@ from ..store.progress import bar
 from ..update.keys import row_keys
 from ..update.rules import NAMED_RULES, rank_one_update
 from ..update.second_moment import second_moment
+from .speed import timed
 
 
 def sink_survey(model: Model, tokens: Sequence[str], subject: str) -> pd.DataFrame:
@@ -99,15 +100,14 @@ def text_sizes(editor: Editor, facts: Sequence[Fact], texts: Sequence[str], size
     averages = torch.stack([value.keys.average for value in values])  # (F, d_k)
     last = torch.empty(0)  # C_0^-1 k_e of all facts at the largest size, (F, d_k)
     for n in bar(sorted(sizes, reverse=True), desc="C_0", unit="size"):
-        start = time.perf_counter()
         try:
-            moment = second_moment(model, texts, n, cache=False)
+            seconds, moment = timed(partial(second_moment, model, texts, n, cache=False), model.device)
         except RromeError as error:
             if not len(last):
                 raise
             refused.append({"tokens": n, "refused": str(error)})
             continue
-        about = {"tokens": n, "seconds": time.perf_counter() - start}
+        about = {"tokens": n, "seconds": seconds}
         directions = moment.solve(averages)  # (F, d_k)
         last = last if len(last) else directions
         cosines = torch.cosine_similarity(directions, last).tolist()

@@ -48,7 +48,7 @@ def _ratio(edits: pd.DataFrame, upper: pd.Series) -> dict[str, Any]:
 
 def _drawn(edits: pd.DataFrame) -> str:
     """How many edits of each stratum break the model: facts are drawn by stratum, not at random."""
-    stratum = edits.get("stratum", edits["position"].eq(0).map({True: "first-token", False: "ordinary"}))
+    stratum = edits["position"].eq(0).map({True: "first-token", False: "ordinary"})
     counts = [f"{here.sum()} of the {len(here)} {name}" for name, here in edits["broken"].groupby(stratum)]
     return f"edits that break the model, by how their facts were drawn: {', '.join(counts)}"
 
@@ -56,13 +56,6 @@ def _drawn(edits: pd.DataFrame) -> str:
 def _some_break(edits: pd.DataFrame) -> Statement:
     says = f"some single ROME edits raise perplexity more than {TIMES:g} times"
     return premise(says, "above", 0, (edits["broken"].sum(),), unit="edits", note=_drawn(edits))
-
-
-def _few_break(evidence: Evidence, rule: str) -> Statement:
-    edits = evidence.edits(rule)
-    yes = edits.groupby("subject")["broken"].any()
-    says = f"the share of subjects of which a single {rule.replace('rome', 'ROME')} edit breaks the model is below {RARE} %"
-    return supporting(says, "below", RARE, note=_drawn(edits), **_per_cent(yes))
 
 
 def repeating_text(evidence: Evidence) -> list[Statement]:
@@ -75,8 +68,7 @@ def repeating_text(evidence: Evidence) -> list[Statement]:
         f"entropy over words or tokens below {REPEATING})"
     )
     note = f"median of that entropy {lower.median():.2f}" if len(lower) else ""
-    core = Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))
-    return [_some_break(edits), core]
+    return [_some_break(edits), Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))]
 
 
 def disabling_size(evidence: Evidence) -> list[Statement]:
@@ -101,17 +93,18 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
     whole = ~pd.DataFrame(others).any(axis=1).groupby(bad["subject"]).any()
     says = f"of the subjects whose ROME edits break the model, more than {MOST} % do not under r-ROME and p-ROME"
     note = ", ".join(f"{here.sum()} of {len(bad)} edits break it under {rule}" for rule, here in others.items())
-    core = Statement(says, "above", MOST, note=note, **_per_cent(whole))
-    return [_some_break(edits), core]
+    return [_some_break(edits), Statement(says, "above", MOST, note=note, **_per_cent(whole))]
 
 
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     """C4, and C5 without its cost."""
     edits = evidence.edits(rule)
-    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under "
-    says += rule.replace("rome", "ROME")
+    name = rule.replace("rome", "ROME")
+    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under {name}"
     core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
-    return [core, _few_break(evidence, rule)]
+    few = f"the share of subjects of which a single {name} edit breaks the model is below {RARE} %"
+    broken = _per_cent(edits.groupby("subject")["broken"].any())
+    return [core, supporting(few, "below", RARE, note=_drawn(edits), **broken)]
 
 
 def one_cluster_at_a_cost(evidence: Evidence) -> list[Statement]:
@@ -135,10 +128,8 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
     at = int(rises.argmax())
     part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].median()
     note = f"{part:.0f} % by edit {at + 1}, {edits['subject'].iloc[at]}, its |Δ| {jump:.1f} times that median"
-    return [
-        collapsed,
-        Statement(says, "above", HALF, (part if jump > JUMP else 0.0,), n=len(edits), unit="%", note=note),
-    ]
+    found = (part if jump > JUMP else 0.0,)
+    return [collapsed, Statement(says, "above", HALF, found, n=len(edits), unit="%", note=note)]
 
 
 def slow_decay(evidence: Evidence) -> list[Statement]:

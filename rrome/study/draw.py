@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 import pandas as pd
 
@@ -63,13 +62,9 @@ def preflights(editor: Editor, facts: Sequence[Fact]) -> pd.DataFrame:
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=None)
     for fact, keys in zip(facts, every, strict=True):
         found = preflight(keys, editor.second_moment, fact.subject, site=editor.model.site)
-        row: dict[str, Any] = {name: getattr(fact, name) for name in ("case_id", "subject", "prompt")}
-        row["position"] = subject_position(editor.model, fact)
-        row |= {name: getattr(found, name) for name in ("cosine", "cos_c", "norm_average", "norm_original", "shift")}
-        row |= {f"denominator_{rule}": number for rule, number in found.denominator.items()}
-        row |= {f"amplification_{rule}": number for rule, number in found.amplification.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        about = {"case_id": fact.case_id, "prompt": fact.prompt, "position": subject_position(editor.model, fact)}
+        rows.append(about | asdict(found) | {"cos_c": found.cos_c})
+    return pd.json_normalize(rows, sep="_")  # denominator_RULE, amplification_RULE
 
 
 def probe() -> str:

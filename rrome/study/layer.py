@@ -87,9 +87,8 @@ def safety(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for rule, here in table.groupby("rule", sort=False):
         bad, subjects = here[broken(here["perplexity_ratio"], 1)], here["subject"].nunique()
-        found = share(bad["subject"].nunique(), subjects)
         counts = {"broken": len(bad), "layers": bad["layer"].nunique(), "subjects": bad["subject"].nunique()}
-        shares = dict(zip(("share", "low", "high"), found, strict=True))
+        shares = dict(zip(("share", "low", "high"), share(counts["subjects"], subjects), strict=True))
         rows[rule] = {"edits": len(here), "worst": here["perplexity_ratio"].max()} | counts | shares
     return pd.DataFrame(rows).T.rename_axis("rule")
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..edit.editor import Editor, Solution
 from ..edit.log import EditLog
@@ -28,7 +28,6 @@ from .runs import CHECKPOINTS, FINAL, SequentialRun, tables
 from .single import described, search_lengths, study_settings
 
 FOUND = ("probability", "steps", "denominator", "delta_frobenius", "delta")  # of an edit that did not fail
-Label = TypeVar("Label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +78,8 @@ def sequential_edits(
 
 
 def lockstep(
-    editor: Editor, runs: Mapping[Label, Mapping[str, Any]], *, progress: bool | None = None
-) -> dict[Label, SequentialRun]:
+    editor: Editor, runs: Mapping[Any, Mapping[str, Any]], *, progress: bool | None = None
+) -> dict[Any, SequentialRun]:
     """Several sequences beside each other, each given as the arguments of `sequential_edits` by name.
 
     Each ends as it would alone, up to rounding, in the folder that it would have alone. v_e of the next edit of all is
@@ -134,14 +133,10 @@ class EditSequence:
         """The fact that is edited next."""
         return self.facts[self.made]
 
-    @property
-    def done(self) -> int:
-        """How many of the facts are logged."""
-        return min(len(self.log), len(self.facts))
-
     def open(self, stack: contextlib.ExitStack) -> None:
         """Open the log and the journals until the stack closes; RromeError where the logged facts are others."""
         self.log = stack.enter_context(EditLog(self.folder, self.model, self.settings))
+        self.done = min(len(self.log), len(self.facts))  # logged before
         self.checkpoints = stack.enter_context(Journal(self.folder / CHECKPOINTS, self.settings))
         self.final = stack.enter_context(Journal(self.folder / FINAL, self.settings))
         for row, fact in zip(self.log.rows, self.facts, strict=False):

@@ -16,7 +16,7 @@ from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model.model import Model, generate
 from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
 from ..store.disk import RromeError, digest
-from ..store.journal import WEIGHTS, Journal, find_study, first_of, read_journal, study_path
+from ..store.journal import WEIGHTS, Journal, find_study, read_journal, study_path
 from ..store.progress import bar
 from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named, rules_named
 from .draw import probe
@@ -68,9 +68,9 @@ def single_edits(
     `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
     facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules, recorded=True)
-    settings, lengths, suited = prepared(editor, facts, measures.n_generated, list(chosen.values()))
+    settings, lengths, suited = prepared(editor, facts, chosen, measures)
     editor.model.record.refuse_edits("a study of single edits")
-    settings = described(settings | chosen_settings(facts, chosen, measures), about)
+    settings = described(settings, about)
     path = path or study_path("single_edits", settings, within).with_suffix(".jsonl")
 
     def make(batches: Sequence[Batch]) -> Iterator[tuple[Batch, Iterable[Rows]]]:
@@ -79,18 +79,14 @@ def single_edits(
     return record_edits(path, settings, lengths, make, at_once=at_once or suited, progress=progress)
 
 
-def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0, rules: Sequence[Rule] = ()) -> tuple:
-    """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it refuses."""
-    check_prompts(editor.model, facts, n_generated, editor.prefixes, editor.leading)
-    editor.check_guard(facts, rules)
-    return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
-
-
-def chosen_settings(facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures) -> dict[str, Any]:
-    """The settings of a single-edit study that the caller chose, as JSON, for its journal's first line."""
+def prepared(editor: Editor, facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures) -> tuple:
+    """(settings as JSON, search lengths, facts at once) of a study; RromeError for a fact that it refuses."""
+    check_prompts(editor.model, facts, measures.n_generated, editor.prefixes, editor.leading)
+    editor.check_guard(facts, list(rules.values()))
     chosen = {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
-    held = {name: rule.remembered for name, rule in rules.items() if rule.remembered}
-    return chosen | ({"remembered": held} if held else {})
+    if held := {name: rule.remembered for name, rule in rules.items() if rule.remembered}:
+        chosen["remembered"] = held
+    return study_settings(editor) | chosen, search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 
 def facts_at_once(device: torch.device) -> int:
@@ -131,7 +127,7 @@ def record_edits(
                     for rule in missing[number]:
                         journal.append({"fact": number, "rule": rule, **rows[rule]})
                     shown.update(bool(missing[number]))
-    return _table(journal.rows, settings)
+    return read_single_edits(path)
 
 
 def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
@@ -140,19 +136,19 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
     `path` is a journal, or a folder that holds one study with the `known` settings. RromeError where there is none.
     """
     settings, rows = read_journal(find_study("single_edits", path, **known) if Path(path).is_dir() or known else path)
-    return _table(rows, settings)
-
-
-def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.DataFrame:
-    order = {rule: number for number, rule in enumerate(["unedited", *settings["rules"]])}
-    table = as_table(sorted(first_of(rows, "fact", "rule"), key=lambda row: (row["fact"], order[row["rule"]])))
-    table.attrs["settings"] = dict(settings)
+    order = ["unedited", *settings["rules"]]
+    table = as_table(sorted(rows, key=lambda row: (row["fact"], order.index(row["rule"]))), "fact", "rule")
+    table.attrs["settings"] = settings
     return table
 
 
-def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of a journal; a column in which nothing was measured is of numbers too."""
+def as_table(rows: Sequence[Mapping[str, Any]], *names: str) -> pd.DataFrame:
+    """The rows of a journal, the first for each value of the named fields: files joined from two machines hold some twice.
+
+    A column in which nothing was measured is of numbers too.
+    """
     table = pd.DataFrame(rows)
+    table = table if table.empty else table.drop_duplicates([*names], ignore_index=True)
     return table.assign(**{name: math.nan for name in table if table[name].isna().all()})
 
 

@@ -6,7 +6,6 @@ Torch counts the FLOPs while a search runs. Fused attention on a CPU, which it l
 GPU. Normalisation and activations count nothing, so the floor cannot be reached. Times compare only within one run.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -55,15 +54,13 @@ def search_flops(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
 ) -> tuple[float, float]:
     """FLOPs of a search that come once, and those of one evaluation forward and back, from searches of one and of two."""
-
-    def counted(n: int) -> int:
+    counted = []
+    for evaluations in (1, 2):
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            find_values(model, facts, templates, Search(evaluations=n, stop_loss=0.0), leading)
-        return counter.get_total_flops()
-
-    first, both = counted(1), counted(2)
-    step = both - first
-    return first - step / 2, step  # the last evaluation goes forward only
+            find_values(model, facts, templates, Search(evaluations=evaluations, stop_loss=0.0), leading)
+        counted.append(counter.get_total_flops())
+    step = counted[1] - counted[0]
+    return counted[0] - step / 2, step  # the last evaluation goes forward only
 
 
 def search_floor(
@@ -93,34 +90,25 @@ def product_rate(products: Sequence[tuple[torch.Tensor, int]]) -> float:
     return sum(4 * rows * weight.numel() for weight, rows in products) / timer.blocked_autorange().median
 
 
-def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
-    """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
+def stages(editor: Editor, fact: Fact) -> pd.DataFrame:
+    """Where the time of one sequential edit under ROME goes: what, seconds, and its share of the search alone."""
     solution = editor.solve(fact)
 
     def measure(update: RankOneUpdate) -> None:
         with editor.applied(update):
-            fact_probabilities(editor.model, fact, {rule: None})
+            fact_probabilities(editor.model, fact, {"now": None})
 
     work: dict[str, Callable[[], Any]] = {
         "keys alone (preflight)": lambda: editor.preflight(fact),
         "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
         "search of v_e": lambda: editor.solve(fact),
-        "update from keys and value": lambda: solution.update(rule),
-        "apply, measure the fact, revert": partial(measure, solution.update(rule)),
-        "whole edit with its metrics": lambda: measure(editor.update(fact, rule)),
+        "update from keys and value": lambda: solution.update("rome"),
+        "apply, measure the fact, revert": partial(measure, solution.update("rome")),
+        "whole edit with its metrics": lambda: measure(editor.update(fact, "rome")),
     }
     rows = [(what, timed(part, editor.model.device)[0]) for what, part in work.items()]
     table = pd.DataFrame(rows, columns=["what", "seconds"])
     return table.assign(of_search=table["seconds"] / dict(rows)["search of v_e"])
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: of this process (its resident set), or on a CUDA device of torch's tensors there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd.DataFrame:
@@ -134,8 +122,8 @@ def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd
     held = {"the model's weights": weights, "W": model.site.weight.nbytes}
     held["one edit under 8 rules, measured"] = _rise(editor, fact, 1)
     held |= {f"{n} sequences in lockstep": _rise(editor, fact, n) for n in sequences}
-    sizes = pd.Series(held)
-    return pd.DataFrame({"what": sizes.index, "megabytes": sizes.values / 1e6, "of_model": sizes.values / weights})
+    table = pd.Series(held).rename_axis("what").reset_index(name="megabytes")
+    return table.assign(megabytes=table["megabytes"] / 1e6, of_model=table["megabytes"] / weights)
 
 
 def _rise(editor: Editor, fact: Fact, n: int) -> int:

@@ -25,11 +25,6 @@ from .runs import TIMES, SequentialRun, broken, collapse_edit
 MINIMUM = 10
 WORST = 1e30  # stands for a perplexity that is no number any more
 OUTCOMES = {True: "true", False: "false", None: "open"}
-STATUS = {
-    "seen": "seen in the authors' material",
-    "post": "as a blog post tells it",
-    "doubt": "as a blog post tells it, origin doubtful",
-}
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,8 @@ class Evidence:
     runs: Mapping[str, SequentialRun]
 
     def __post_init__(self):
-        studies = {"single-edit": (NAMED_RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
-        for name, (wanted, here) in studies.items():
-            if missing := [rule for rule in wanted if rule not in here]:
+        for name, here in {"single-edit": set(self.single["rule"]), "sequential": self.runs}.items():
+            if missing := [rule for rule in NAMED_RULES if rule not in here]:
                 raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
         starts = {"the single-edit study": self.single[self.single["rule"].eq("unedited")]}
         starts |= {f"the run of {rule}": run.checkpoints for rule, run in self.runs.items()}
@@ -149,12 +143,10 @@ def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
     rows = []
     for name, about in read_yaml("claims.yaml").items():
         outcome = verdict(statements[name])
-        row = {"id": name, "claim": about["claim"], "published": about["published"], "status": STATUS[about["status"]]}
+        row = {"id": name, "claim": about["claim"], "published": about["published"], "status": about["status"]}
         row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
         rows += [row | part.row() for part in statements[name]] or [row]
-    table = pd.DataFrame(rows)
-    words = ["role", "statement", "side", "unit", "found", "outcome"]
-    return table.fillna(dict.fromkeys(words, ""))
+    return pd.DataFrame(rows).fillna(dict.fromkeys(["role", "statement", "side", "unit", "found", "outcome"], ""))
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +155,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return short.assign(open=table["outcome"].eq("open").groupby(table["id"]).sum())
 
 
-def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks") -> str:
+def as_markdown(table: pd.DataFrame, sizes: str) -> str:
     """The scorecard as a page: the verdicts in one table, then each claim with its statements and where to look."""
     short = verdicts(table)[["claim", "verdict", "open"]].rename_axis("").rename(columns={"open": "open statements"})
     short = short.replace({"claim": {r"\|": r"\\|"}}, regex=True).to_markdown()
@@ -177,6 +169,6 @@ def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks"
             for part in here.to_dict("records")
             if part["statement"]
         ] or ["- No statement of it can be decided here."]
-        links = [f"[{each}]({notebooks}/{each}.ipynb)" for each in about["evidence"].split()]
+        links = [f"[{each}](../notebooks/{each}.ipynb)" for each in about["evidence"].split()]
         lines += ["", f"Evidence: {', '.join(links)}."]
     return "\n".join(lines) + "\n"
