@@ -16,17 +16,15 @@ import torch
 import typer
 
 from . import study
-from .edit.editor import Editor
-from .facts.fact import load_facts
-from .facts.text import factbook_prose
-from .measure.scores import retained
-from .model.load import DEFAULT_MODEL, load
+from .edit import Editor
+from .facts import factbook_prose, load_facts
+from .measure import retained
+from .model import DEFAULT_MODEL, load
 from .run import defaults, profile_parameters, profile_sections, refusals
-from .store.disk import RromeError
+from .store import RromeError
 from .study.single import facts_at_once
 from .study.speed import timed
-from .update.rules import NAMED_RULES, RULES
-from .update.second_moment import second_moment
+from .update import NAMED_RULES, RULES, second_moment
 
 GIB = 2**30
 STUDIES = ("03_delta_scatter", "04_collapse_curves")

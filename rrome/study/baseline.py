@@ -15,14 +15,13 @@ import pandas as pd
 import torch
 
 from .. import naive
-from ..edit.editor import Editor
-from ..edit.log import EditLog
-from ..facts.fact import Fact
+from ..edit import EditLog, Editor
+from ..facts import Fact
 from ..measure.metrics import mean
+from ..model import Model
 from ..model.hooks import output_changed
-from ..model.model import Model
 from ..model.tokens import pad_right
-from ..update.rules import METHODS, RULES
+from ..update import METHODS, RULES
 from .sequential import Checks, lockstep
 from .speed import search_floor, timed
 

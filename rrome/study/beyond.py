@@ -18,17 +18,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
-from ..measure.metrics import fact_metrics
-from ..measure.scores import fact_probabilities
-from ..model.model import Model
-from ..model.tokens import Row, subject_position
-from ..store.disk import RromeError
-from ..store.progress import bar
+from ..edit import Editor
+from ..facts import Fact
+from ..measure import fact_metrics, fact_probabilities
+from ..model import Model, subject_position
+from ..model.tokens import Row
+from ..store import RromeError, bar
+from ..update import NAMED_RULES, rank_one_update, second_moment
 from ..update.keys import row_keys
-from ..update.rules import NAMED_RULES, rank_one_update
-from ..update.second_moment import second_moment
 from .speed import timed
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..measure.metrics import NOTHING, auc, interval, share
-from ..update.rules import RULES
+from ..measure import auc, interval
+from ..measure.metrics import NOTHING, share
+from ..update import RULES
 from .examples import memory_errors
 from .runs import TIMES
 from .verdicts import MINIMUM as MINIMUM
-from .verdicts import Evidence, Statement, premise, supporting, tabulate
+from .verdicts import Evidence, Statement, core, premise, supporting, tabulate
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
 HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
@@ -68,7 +69,7 @@ def repeating_text(evidence: Evidence) -> list[Statement]:
         f"entropy over words or tokens below {REPEATING})"
     )
     note = f"median of that entropy {lower.median():.2f}" if len(lower) else ""
-    return [_some_break(edits), Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))]
+    return [_some_break(edits), core(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))]
 
 
 def disabling_size(evidence: Evidence) -> list[Statement]:
@@ -78,11 +79,11 @@ def disabling_size(evidence: Evidence) -> list[Statement]:
         f"the median |Δ| of ROME edits that break the model is above {LARGE} times, an order of magnitude, that of the "
         "others (published: 630 times and more)"
     )
-    core = Statement(says, "above", LARGE, **_ratio(edits, edits["broken"]))
+    larger = core(says, "above", LARGE, **_ratio(edits, edits["broken"]))
     sizes = edits.groupby(["subject", "broken"])["delta"].median().reset_index()
     says = f"|Δ| sorts them from the others: the area under the ROC curve is above {SORTED}"
     area = auc(sizes["delta"], sizes["broken"])
-    return [_some_break(edits), core, supporting(says, "above", SORTED, area, core.n, unit="area")]
+    return [_some_break(edits), larger, supporting(says, "above", SORTED, area, larger["n"], unit="area")]
 
 
 def mixed_keys(evidence: Evidence) -> list[Statement]:
@@ -93,7 +94,7 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
     whole = ~pd.DataFrame(others).any(axis=1).groupby(bad["subject"]).any()
     says = f"of the subjects whose ROME edits break the model, more than {MOST} % do not under r-ROME and p-ROME"
     note = ", ".join(f"{here.sum()} of {len(bad)} edits break it under {rule}" for rule, here in others.items())
-    return [_some_break(edits), Statement(says, "above", MOST, note=note, **_per_cent(whole))]
+    return [_some_break(edits), core(says, "above", MOST, note=note, **_per_cent(whole))]
 
 
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
@@ -101,10 +102,12 @@ def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     edits = evidence.edits(rule)
     name = rule.replace("rome", "ROME")
     says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under {name}"
-    core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
     few = f"the share of subjects of which a single {name} edit breaks the model is below {RARE} %"
     broken = _per_cent(edits.groupby("subject")["broken"].any())
-    return [core, supporting(few, "below", RARE, note=_drawn(edits), **broken)]
+    return [
+        core(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0))),
+        supporting(few, "below", RARE, note=_drawn(edits), **broken),
+    ]
 
 
 def one_cluster_at_a_cost(evidence: Evidence) -> list[Statement]:
@@ -122,14 +125,14 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
         f"and its own |Δ| is above {JUMP} times the run's median (else: 0 %)"
     )
     if came is None:
-        return [collapsed, Statement(says, "above", HALF, NOTHING, n=0, unit="%")]
+        return [collapsed, core(says, "above", HALF, NOTHING, n=0, unit="%")]
     level, edits = np.log(evidence.ratios("rome").to_numpy()[:came]), evidence.runs["rome"].edits
     rises = np.diff(level, prepend=0.0)
     at = int(rises.argmax())
     part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].median()
     note = f"{part:.0f} % by edit {at + 1}, {edits['subject'].iloc[at]}, its |Δ| {jump:.1f} times that median"
     found = (part if jump > JUMP else 0.0,)
-    return [collapsed, Statement(says, "above", HALF, found, n=len(edits), unit="%", note=note)]
+    return [collapsed, core(says, "above", HALF, found, n=len(edits), unit="%", note=note)]
 
 
 def slow_decay(evidence: Evidence) -> list[Statement]:
@@ -138,7 +141,7 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
     ratios, edits, rome = evidence.ratios("r-rome"), evidence.runs["r-rome"].edits, evidence.runs["rome"].edits
     n, sizes = len(edits), edits["delta"] / edits["delta"].median()
     highest = ratios.max() if came else np.nan  # where ROME's run breaks, else nothing is compared
-    core = (
+    stays = (
         f"over the whole run, in which ROME's model breaks, r-ROME's perplexity stays below {TIMES:g} times its start"
     )
     final = rome["delta_after"].iloc[-1] / edits["delta_after"].iloc[-1]
@@ -148,7 +151,7 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
     steps = ", ".join(edits["subject"][sizes > JUMP])
     return [
         collapsed,
-        Statement(core, "below", TIMES, (highest,), n=n, note=last),
+        core(stays, "below", TIMES, (highest,), n=n, note=last),
         supporting(smaller, "above", LARGE, (final,), n=n),
         supporting(smooth, "below", JUMP, (sizes.max(),), n=n, note=steps),
     ]
@@ -160,7 +163,7 @@ def comparable_metrics(evidence: Evidence) -> list[Statement]:
     for name in ("S", "ES", "PS", "NS"):
         found, n = evidence.difference("r-rome", "rome", name)
         says = f"on ordinary facts r-ROME's {name} is within {COMPARABLE} points of ROME's, or better, paired"
-        kind = Statement if name == "S" else supporting
+        kind = core if name == "S" else supporting
         statements.append(kind(says, "above", -COMPARABLE, found, n, unit="points"))
     return statements
 
@@ -173,7 +176,7 @@ def sound_derivation(evidence: Evidence) -> list[Statement]:
     shipped = "as shipped it does not hold at the averaged key, for which the formula was derived (random memory)"
     mixed, unit = errors["rome"]["average"], "relative error"
     return [
-        Statement(exact, "below", EXACT, (kept,), unit=unit),
+        core(exact, "below", EXACT, (kept,), unit=unit),
         supporting(shipped, "above", 100 * EXACT, (mixed,), unit=unit),
     ]
 

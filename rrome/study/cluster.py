@@ -15,11 +15,12 @@ from unittest import mock
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
+from ..edit import Editor
+from ..facts import Fact
 from ..store import RromeError, bar
 from ..store.journal import differences
-from ..update.rules import NAMED_RULES, RULES, Rule, rule_named, rules_named
+from ..update import NAMED_RULES, RULES, Rule, rule_named
+from ..update.rules import rules_named
 from . import sequential, single
 from .runs import SequentialRun
 from .sequential import Checks

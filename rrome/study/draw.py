@@ -6,16 +6,12 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact, load_facts
-from ..facts.text import factbook_prose
-from ..measure.glue import glue_task
-from ..measure.tasks import Task, agreement_task, recall_task, sentiment_task
-from ..model.model import Model
-from ..model.tokens import subject_position
-from ..store.disk import RromeError
-from ..update.keys import facts_keys
-from ..update.rules import preflight
+from ..edit import Editor
+from ..facts import Fact, factbook_prose, load_facts
+from ..measure import Task, agreement_task, glue_task, recall_task, sentiment_task
+from ..model import Model, subject_position
+from ..store import RromeError
+from ..update import facts_keys, preflight
 
 
 def draw_facts(

@@ -8,17 +8,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor, Solution
-from ..facts.fact import Fact
+from ..edit import Editor, Solution
+from ..facts import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
-from ..model.model import generate
-from ..model.site import EditSite
-from ..store.disk import RromeError
-from ..update.keys import Keys
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, rank_one_update
-from ..update.second_moment import SecondMoment
-from ..update.value import Value
+from ..model import EditSite, generate
+from ..store import RromeError
+from ..update import NAMED_RULES, RULES, Keys, RankOneUpdate, SecondMoment, Value, rank_one_update
 from .draw import probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model

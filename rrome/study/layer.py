@@ -21,17 +21,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
-from ..measure.metrics import harmonic_score, interval, share
+from ..edit import Editor
+from ..facts import Fact
+from ..measure import harmonic_score, interval
+from ..measure.metrics import share
+from ..model import Model, find_site, read_row, sample_prefixes, subject_tokens
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
-from ..model.model import Model
-from ..model.site import find_site
-from ..model.tokens import check_prompts, read_row, sample_prefixes, subject_tokens
-from ..store.disk import RromeError
-from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, Rule
-from ..update.second_moment import second_moment
+from ..model.tokens import check_prompts
+from ..store import RromeError, bar
+from ..update import NAMED_RULES, RULES, Rule, second_moment
 from .runs import broken
 from .single import Measures, single_edits
 

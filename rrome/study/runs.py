@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..edit.log import EditLog
-from ..store.disk import RromeError
-from ..store.journal import find_study, read_journal
+from ..edit import EditLog
+from ..store import RromeError, read_journal
+from ..store.journal import find_study
 from .single import as_table
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"

@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..edit.editor import Editor, Solution
-from ..edit.log import EditLog
-from ..facts.fact import Fact
-from ..measure.metrics import fact_metrics
-from ..measure.scores import below_kept, fact_probabilities, retained, row_perplexities
-from ..measure.tasks import Task
-from ..model.model import Branch, Model, generate
-from ..model.tokens import check_prompts, subject_position
-from ..store.disk import RromeError
-from ..store.journal import Journal, study_path
-from ..store.progress import bar
-from ..update.keys import facts_keys
-from ..update.rules import Rule, rules_named
+from ..edit import EditLog, Editor, Solution
+from ..facts import Fact
+from ..measure import Task, fact_metrics, fact_probabilities, retained, row_perplexities
+from ..measure.scores import below_kept
+from ..model import Model, generate, subject_position
+from ..model.model import Branch
+from ..model.tokens import check_prompts
+from ..store import Journal, RromeError, bar
+from ..store.journal import study_path
+from ..update import Rule, facts_keys
+from ..update.rules import rules_named
 from .runs import CHECKPOINTS, FINAL, SequentialRun, tables
 from .single import described, search_lengths, study_settings
 

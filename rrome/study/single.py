@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor, Solution
-from ..facts.fact import Fact
+from ..edit import Editor, Solution
+from ..facts import Fact
 from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
-from ..model.model import Model, generate
-from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
-from ..store.disk import RromeError, digest
-from ..store.journal import WEIGHTS, Journal, find_study, read_journal, study_path
-from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named, rules_named
+from ..model import BARE, Model, generate, read_row, sample_prefixes, subject_position
+from ..model.tokens import check_prompts, check_templates, fill
+from ..store import Journal, RromeError, bar, digest, read_journal
+from ..store.journal import WEIGHTS, find_study, study_path
+from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
+from ..update.rules import rules_named
 from .draw import probe
 
 N_TEST_PREFIXES = 4

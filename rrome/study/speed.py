@@ -20,17 +20,14 @@ import torch
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
-from ..facts.text import factbook_prose
-from ..measure.scores import fact_probabilities
-from ..model.load import load
-from ..model.model import Branch, Model
+from ..edit import Editor
+from ..facts import Fact, factbook_prose
+from ..measure import fact_probabilities
+from ..model import Model, load
+from ..model.model import Branch
 from ..model.site import blocks_of
+from ..update import RULES, RankOneUpdate, Search, find_values, second_moment
 from ..update.batch import freeze
-from ..update.rules import RULES, RankOneUpdate
-from ..update.second_moment import second_moment
-from ..update.value import Search, find_values
 
 ATTENTION = {  # on a CPU
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
