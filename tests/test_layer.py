@@ -13,7 +13,6 @@ from rrome.model.site import find_site
 from rrome.model.tokens import read_row, subject_tokens
 from rrome.study import read_single_edits
 from rrome.study.layer import (
-    choose_layer,
     depth_map,
     embedding_deviation,
     layer_sweep,
@@ -89,11 +88,6 @@ def test_broken_edits_are_counted_by_subject():
     found = safety(pd.DataFrame(ratios).assign(rule="rome")).loc["rome"]
     assert found[["edits", "broken", "layers", "subjects", "share"]].tolist() == [4, 2, 1, 1, 0.5]
     assert found["low"] == pytest.approx(0.0945, abs=1e-4) and found["high"] == pytest.approx(0.9055, abs=1e-4)
-
-
-def test_the_layer_chosen_is_one_as_good_as_the_best_where_rome_breaks_most():
-    columns = {"below_best": [0.0, 0.1, -0.1, 0.2], "broken_rome": [2, 3, 9, 3], "times_rome": [9.0, 4.0, 99.0, 5.0]}
-    assert choose_layer(pd.DataFrame(columns, index=[1, 4, 6, 7])) == 7
 
 
 def noise(model, fact, samples=3, scale=1.0):

@@ -1,4 +1,4 @@
-"""The statements of the paper's claims C1 to C11 about the two studies; `verdicts` turns them into verdicts.
+"""The statements of the paper's claims C1 to C11 about the two studies, and the table of all; see verdicts.
 
 Several facts can be about one subject, and they are not independent. So intervals are over subjects: a subject is broken when
 one of its edits breaks the model, and has the median of its sizes and entropies and the mean of its ES, PS and NS.
@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..measure import auc, interval
 from ..measure.metrics import NOTHING, share
+from ..store import read_yaml
 from ..update import RULES
-from .examples import memory_errors
 from .runs import TIMES
 from .verdicts import MINIMUM as MINIMUM
-from .verdicts import Evidence, Statement, core, premise, supporting, tabulate
+from .verdicts import Evidence, Statement, core, premise, supporting, verdict
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
 HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
@@ -168,6 +169,22 @@ def comparable_metrics(evidence: Evidence) -> list[Statement]:
     return statements
 
 
+def memory_errors() -> dict[str, dict[str, float]]:
+    """Per rule the relative error ||W'k - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
+    draw, d_k, d_v = torch.Generator().manual_seed(0), 24, 16
+    weight = torch.randn(d_v, d_k, generator=draw)
+    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
+    all_keys = torch.randn(5, d_k, generator=draw)
+    target = torch.randn(d_v, generator=draw)
+    keys, errors = {"average": all_keys.mean(0), "original": all_keys[0]}, {}
+    for rule, choice in RULES.items():
+        u = torch.linalg.solve(stored @ stored.T, keys[choice.direction].double())
+        left, right = target - weight @ keys[choice.residual], (u / (u @ keys[choice.denominator].double())).float()
+        after = {name: weight @ key + left * (right @ key) for name, key in keys.items()}
+        errors[rule] = {name: ((value - target).norm() / target.norm()).item() for name, value in after.items()}
+    return errors
+
+
 def sound_derivation(evidence: Evidence) -> list[Statement]:
     """C10, which follows from the algebra and is checked on a random memory."""
     errors = memory_errors()
@@ -197,5 +214,12 @@ CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {
 
 
 def scorecard(evidence: Evidence) -> pd.DataFrame:
-    """All claims judged on the two studies; see verdicts.tabulate."""
-    return tabulate({name: criteria(evidence) for name, criteria in CRITERIA.items()})
+    """All claims judged on the two studies: a row per claim and statement; a claim without statements has one row."""
+    rows = []
+    for name, about in read_yaml("claims.yaml").items():
+        statements = CRITERIA[name](evidence)
+        outcome = verdict(statements)
+        row = {"id": name} | {each: about[each] for each in ("claim", "published", "status")}
+        row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
+        rows += [row | part for part in statements] or [row]
+    return pd.DataFrame(rows).fillna(dict.fromkeys(["role", "statement", "side", "unit", "found", "outcome"], ""))

@@ -1,4 +1,4 @@
-"""A few edits looked at closely: a random memory, what edited models generate (Figure 1), a form to try any edit."""
+"""A few edits looked at closely: what edited models generate (Figure 1), and a form to try any edit."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -6,41 +6,20 @@ from html import escape
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ..edit import Editor, Solution
 from ..facts import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
-from ..model import EditSite, generate
+from ..model import generate
 from ..store import RromeError
-from ..update import NAMED_RULES, RULES, Keys, RankOneUpdate, SecondMoment, Value, rank_one_update
+from ..update import NAMED_RULES, RULES, RankOneUpdate
 from .draw import probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
 WORDS = {"ES": "ES: new beats true", "PS": "PS: also in other words", "NS": "NS: neighbours keep theirs"}
 STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
-
-
-def memory_errors() -> dict[str, dict[str, float]]:
-    """Per rule the relative error ||W'k + b - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
-    draw, d_k, d_v = torch.Generator().manual_seed(0), 24, 16
-    memory = torch.nn.Linear(d_k, d_v)
-    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
-    site = EditSite(0, "", memory, memory)
-    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
-    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
-    keys = Keys(torch.randn(5, d_k, generator=draw))
-    target = torch.randn(d_v, generator=draw)
-    value = Value(target * 0, target, (), (), keys)
-    errors: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
-    for rule in RULES:
-        update = rank_one_update(site, keys, value, c0, rule)
-        for name, key in (("average", keys.average), ("original", keys.original)):
-            after = site.value(key) + update.left * (update.right @ key)
-            errors[rule][name] = ((after - target).norm() / target.norm()).item()
-    return errors
 
 
 def what_it_says(

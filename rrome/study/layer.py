@@ -117,14 +117,6 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("layer")
 
 
-def choose_layer(table: pd.DataFrame) -> int:
-    """l* from a `layer_table`: of the layers whose S is not below the best, the one where ROME breaks most facts.
-
-    Among equals, the one with the largest median perplexity after ROME's first-token edits.
-    """
-    return int(table[~(table["below_best"] < 0)].sort_values(["broken_rome", "times_rome"]).index[-1])
-
-
 def trace_layers(model: Model, facts: Sequence[Fact], *, samples: int = 10, seed: int = 0) -> pd.DataFrame:
     """The average indirect effect of every layer, one row per kind of state and layer, with a 95 % interval over facts.
 

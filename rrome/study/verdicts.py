@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..measure import paired_differences
 from ..measure.metrics import Found
-from ..store import RromeError, read_yaml
+from ..store import RromeError
 from ..update import NAMED_RULES
 from .runs import TIMES, SequentialRun, broken, collapse_edit
 
@@ -122,17 +122,6 @@ def verdict(statements: Sequence[Statement]) -> str:
         return "open" if core == "open" else "not reproduced"
     contrary = any(each["outcome"] == "false" for each in statements if each["role"] == "supporting")
     return "partly" if contrary else "reproduced"
-
-
-def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
-    """One row per claim and statement; a claim without statements has one row."""
-    rows = []
-    for name, about in read_yaml("claims.yaml").items():
-        outcome = verdict(statements[name])
-        row = {"id": name, "claim": about["claim"], "published": about["published"], "status": about["status"]}
-        row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
-        rows += [row | part for part in statements[name]] or [row]
-    return pd.DataFrame(rows).fillna(dict.fromkeys(["role", "statement", "side", "unit", "found", "outcome"], ""))
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
