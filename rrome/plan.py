@@ -53,10 +53,7 @@ def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, di
 
 
 def plan(folder: Path, profile: str, model_name: str, device: str | None = None) -> str:
-    """What a profile takes with a model: one batch of facts, one edit of a sequence and one checkpoint, counted up.
-
-    Raises RromeError as `counts`, `load` and the studies do.
-    """
+    """What a profile takes with a model: one batch of facts, one edit of a sequence and one checkpoint, counted up."""
     _, parameters = counts(folder, profile)
     single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in STUDIES)
     model = load(model_name, device=device, layer=single["layer"])

@@ -40,11 +40,7 @@ def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
-    """What a profile sets for a notebook: its keys under `all` that the notebook knows, then those under its own name.
-
-    Raises RromeError for a profile that does not exist, a key that the notebook does not know, or a value of another
-    type than the notebook's default.
-    """
+    """What a profile sets for a notebook; RromeError for an unknown profile or key, or a value not of its default's type."""
     sections, known = profile_sections(notebook.parent, profile), defaults(notebook)
     chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}
     chosen |= sections.get(notebook.stem) or {}

@@ -14,7 +14,6 @@ from rrome.model.tokens import read_row, subject_tokens
 from rrome.study import read_single_edits
 from rrome.study.layer import (
     depth_map,
-    embedding_deviation,
     layer_sweep,
     layer_table,
     safety,
@@ -173,11 +172,14 @@ def test_the_frame_is_tidy_seeded_and_leaves_the_model_alone(tiny):
     assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
 
 
-def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny):
-    fact = KNOWN[0]
-    ids = [read_row(tiny, fact).ids[token] for token in subject_tokens(tiny, fact)]
+def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny, monkeypatch):
+    shifts = []
+    traced = 0.5, 0.1, [0.2] * tiny.depth
+    monkeypatch.setattr("rrome.study.layer.trace", lambda model, fact, shift, kind: shifts.append(shift) or traced)
+    trace_layers(tiny, KNOWN[:1], samples=3, seed=1)
+    ids = [read_row(tiny, KNOWN[0]).ids[token] for token in subject_tokens(tiny, KNOWN[0])]
     embedded = tiny.lm.get_input_embeddings()(torch.tensor(ids))
-    assert embedding_deviation(tiny, [fact]) == pytest.approx(embedded.std().item())
+    torch.testing.assert_close(shifts[0], 3 * embedded.std() * noise(tiny, KNOWN[0]))
 
 
 def test_what_cannot_be_traced_is_named(tiny):

@@ -1,8 +1,6 @@
-"""What speed is compared with: an edit as public code makes it, all its prompts in one padded batch; and the comparison.
+"""What speed is compared with: an edit as public code makes it, the whole model forward and back at each evaluation.
 
-Each evaluation is one pass of the whole model forward and back; nothing is kept from one to the next.
-
-    R, T   rows: the N rewrite prompts with their target, and "{subject} is a"; columns, padded on the right
+R, T   rows: the N rewrite prompts with their target, and "{subject} is a"; columns, padded on the right
 """
 
 from collections.abc import Callable, Sequence

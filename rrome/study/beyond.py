@@ -30,13 +30,10 @@ from .speed import timed
 
 
 def sink_survey(model: Model, tokens: Sequence[str], subject: str) -> pd.DataFrame:
-    """Per token: the norm of its key at position 0, `norm_leading`, and of the subject's key after it, `norm_after`.
-
-    The row for "" has the subject's key with nothing before it. What the tokenizer does not read as one token is left out.
-    """
-    subject_ids = _ids(model, subject)
-    single = {token: _ids(model, token) for token in tokens}
-    single = {token: ids for token, ids in single.items() if len(ids) == 1}
+    """The norm of each single token's key at position 0, `norm_leading`, and of the subject's after it ("": nothing)."""
+    subject_ids = model.encode(subject, special=False)
+    read = {token: model.encode(token, special=False) for token in tokens}
+    single = {token: ids for token, ids in read.items() if len(ids) == 1}
     leading = row_keys(model, [Row(tuple(ids), 0) for ids in single.values()]).norm(dim=1)
     after = row_keys(model, [Row((*ids, *subject_ids), len(subject_ids)) for ids in single.values()]).norm(dim=1)
     bare = row_keys(model, [Row(tuple(subject_ids), len(subject_ids) - 1)]).norm().item()
@@ -62,7 +59,7 @@ def leading_edits(editor: Editor, facts: Sequence[Fact], tokens: Sequence[str]) 
     """
     rows: list[dict] = []
     for token in bar(tokens, desc="leading tokens", unit="token"):
-        ids = _ids(editor.model, token)
+        ids = editor.model.encode(token, special=False)
         own = row_keys(editor.model, [Row(tuple(ids), len(ids) - 1)]).norm().item() if ids else math.nan
         settings: dict[str, Any] = {"leading": token or None, "search": editor.search}
         led = Editor(editor.model, editor.second_moment, editor.prefixes, editor.seed, **settings)
@@ -79,10 +76,6 @@ def leading_edits(editor: Editor, facts: Sequence[Fact], tokens: Sequence[str]) 
                     row[name] = new > true
                 rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _ids(model: Model, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
 def text_sizes(editor: Editor, facts: Sequence[Fact], texts: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:

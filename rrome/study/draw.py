@@ -18,7 +18,7 @@ def draw_facts(
     model: Model, dataset: str, *, n_known: int, n_ordinary: int, n_first_token: int, n_companies: int = 0,
     n_prompts: int = 2, seed: int = 0,
 ) -> list[Fact]:  # fmt: skip
-    """Ordinary facts, then first-token ones, of the first `n_known` of a set, then `n_companies` of the set "companies".
+    """Seeded samples of the first `n_known` of a set, ordinary ones, then first-token ones, and of the set "companies".
 
     A first-token fact has its subject's last token at the start of the prompt. Each keeps at most `n_prompts` generation
     prompts. RromeError where the set holds too few.
@@ -39,10 +39,7 @@ def draw_facts(
 
 
 def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -> list[Fact]:
-    """`n_edits` facts drawn from the first `n_known` of a set, in an order that the number `order` seeds.
-
-    A longer sequence of the same order begins with the shorter one.
-    """
+    """`n_edits` of the first `n_known` facts of a set, in an order seeded by `order`; a longer one begins with the shorter."""
     if not 0 <= n_edits <= n_known:
         raise RromeError(f"{n_edits} edits asked, of the first {n_known} facts only: raise n_known")
     facts = load_facts(dataset, n=n_known)
@@ -50,10 +47,7 @@ def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -
 
 
 def preflights(editor: Editor, facts: Sequence[Fact]) -> pd.DataFrame:
-    """What the keys of each fact predict, without a search: both cosines, key norms, shift, denominators, amplifications.
-
-    `position` is that of the subject's last token in the bare prompt, from 0.
-    """
+    """What the keys of each fact predict, without a search, and its subject's `position` in the bare prompt, from 0."""
     rows = []
     every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=None)
     for fact, keys in zip(facts, every, strict=True):

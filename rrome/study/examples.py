@@ -33,10 +33,7 @@ def what_it_says(
     n_perplexity: int = 4096,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The text that the unedited and each edited model generate after each prompt, and its perplexity on `texts`.
-
-    One row per prompt and rule, "unedited" first and without a size. Text is sampled (top-k 5) from one seed.
-    """
+    """What the unedited and each edited model generate after each prompt (top-k 5), and its perplexity on `texts`."""
     models = {"unedited": None, **updates}
     pairs = [(prompt, rule) for prompt in prompts for rule in models]
     with rowwise(editor.model, [models[rule] for _, rule in pairs]):

@@ -1,13 +1,10 @@
 """Choosing l*: what edits achieve at each layer, and causal tracing (Meng et al. 2022): which layers carry a fact.
 
-    p        probability of the true answer
-    p*       the same with noise on the embeddings of the subject's tokens
-    p*(l)    the same, with one state of layer l at the subject's last token put back to what it is without noise
+p        probability of the true answer
+p*       the same with noise on the embeddings of the subject's tokens
+p*(l)    the same, with one state of layer l at the subject's last token put back to what it is without noise
 
-    total effect  p - p*            indirect effect of layer l  p*(l) - p*        means over facts and noise samples
-
-A fact is traced in one batch of 1 + samples (1 + layers) rows: the clean one, the noised ones, and these again per layer,
-with that layer's state copied from row 0.
+total effect  p - p*            indirect effect of layer l  p*(l) - p*        means over facts and noise samples
 """
 
 import contextlib
@@ -45,11 +42,7 @@ def layer_sweep(
     model: Model, layers: Sequence[int], facts: Sequence[Fact], texts: Sequence[str], within: str | Path,
     *, c0_tokens: int, n_generated: int, rules: Sequence[str | Rule] = tuple(RULES), seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Single edits of all facts under the rules at every layer; one journal per layer in the folder `within`.
-
-    One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts. Text is generated
-    under the paper's rules and `aao`.
-    """
+    """Single edits of all facts at every layer, each with a C_0 from the texts; one journal per layer in `within`."""
     tables, prefixes = [], sample_prefixes(model, seed)  # of the unedited model, so the same at every layer
     measures: Measures | None = None
     for layer in layers:
@@ -127,12 +120,14 @@ def trace_layers(model: Model, facts: Sequence[Fact], *, samples: int = 10, seed
         raise RromeError("tracing needs facts: give at least one")
     check_prompts(model, facts)
     generator = torch.Generator().manual_seed(seed)
-    scale = NOISE * embedding_deviation(model, facts)
-    width = cast(nn.Embedding, model.lm.get_input_embeddings()).embedding_dim
+    embedding = cast(nn.Embedding, model.lm.get_input_embeddings())
+    ids = [read_row(model, fact).ids[token] for fact in facts for token in subject_tokens(model, fact)]
+    scale = NOISE * embedding(torch.tensor(ids, device=model.device)).float().std().item()
     effects: dict[str, list] = {"hidden": [], "mlp": []}
     totals = []
     for fact in bar(facts, desc="tracing", unit="fact"):
-        shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
+        size = samples, len(subject_tokens(model, fact)), embedding.embedding_dim
+        shift = scale * torch.randn(size, generator=generator)
         for kind in effects:
             clean, noised, restored = trace(model, fact, shift, kind)
             effects[kind].append(np.subtract(restored, noised))
@@ -147,7 +142,10 @@ def trace_layers(model: Model, facts: Sequence[Fact], *, samples: int = 10, seed
 
 @torch.no_grad()
 def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[float, float, list[float]]:
-    """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
+    """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings.
+
+    In one batch of 1 + samples (1 + layers) rows: clean, noised, and noised again per layer with its state of row 0.
+    """
     row, tokens = read_row(model, fact, target=fact.answer), subject_tokens(model, fact)
     samples, n_read = len(shift), len(row.ids) - 1
     n_rows = 1 + samples * (1 + model.depth)
@@ -178,10 +176,3 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[flo
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)
     p = log_probs.gather(1, target[:, None]).view(n_rows, row.n_target).mean(1).exp()  # (B,)
     return p[0].item(), p[1 : 1 + samples].mean().item(), p[restored].mean(1).tolist()
-
-
-@torch.no_grad()
-def embedding_deviation(model: Model, facts: Sequence[Fact]) -> float:
-    """The standard deviation of the embeddings of all the facts' subject tokens, over tokens and dimensions."""
-    ids = [read_row(model, fact).ids[token] for fact in facts for token in subject_tokens(model, fact)]
-    return model.lm.get_input_embeddings()(torch.tensor(ids, device=model.device)).float().std().item()

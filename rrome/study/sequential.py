@@ -108,16 +108,7 @@ def lockstep(
 class EditSequence:
     """The arguments of `sequential_edits` and what comes of them; `made` counts the edits that are in its W."""
 
-    def __init__(
-        self,
-        editor: Editor,
-        facts: Sequence[Fact],
-        folder: str | Path | None = None,
-        rule: str | Rule = "rome",
-        checks: Checks | None = None,
-        within: str | Path | None = None,
-        about: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, editor: Editor, facts, folder=None, rule="rome", checks=None, within=None, about=None):
         self.editor, self.model, self.facts, self.checks = editor, editor.model, list(facts), checks or Checks()
         ((name, self.rule),) = rules_named([rule], remembering=False, recorded=True).items()
         self.settings = described(study_settings(editor) | {"rule": name} | self.checks.settings, about)
@@ -208,11 +199,8 @@ class EditSequence:
 def _solutions(
     editor: Editor, sequences: Sequence[EditSequence]
 ) -> Iterator[tuple[EditSequence, Solution | RromeError]]:
-    """Each sequence with the solution of its next edit, in its own model, or with the error that the search failed with.
-
-    On a CPU a batch holds facts of one length: padding takes more time there than a larger batch saves.
-    """
-    groups: dict[int, list[EditSequence]] = {}
+    """Each sequence with the solution of its next edit, in its own model, or with the error that the search failed with."""
+    groups: dict[int, list[EditSequence]] = {}  # on a CPU by length: padding takes more time than a larger batch saves
     for each, length in zip(sequences, search_lengths(editor.model, [each.next for each in sequences]), strict=True):
         groups.setdefault(length if editor.model.device.type == "cpu" else 0, []).append(each)
     for together in groups.values():

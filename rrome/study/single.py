@@ -108,14 +108,11 @@ def record_edits(
     at_once: int,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The study's table: `make` takes batches of fact numbers and yields each with its facts' rows, in any order.
-
-    Batches hold facts of like `lengths`, whatever is done already, so that a search made again is the same to the last bit.
-    """
+    """The study's table: `make` takes batches of fact numbers and yields each with its facts' rows, in any order."""
     if at_once < 1:
         raise RromeError(f"a batch holds at least one fact: at_once={at_once}")
     wanted = ["unedited", *settings["rules"]]
-    in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+    in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])  # whatever is done: resumed batches are the same
     batches = [tuple(in_order[start : start + at_once]) for start in range(0, len(in_order), at_once)]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
@@ -143,11 +140,8 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
 
 def as_table(rows: Sequence[Mapping[str, Any]], *names: str) -> pd.DataFrame:
-    """The rows of a journal, the first for each value of the named fields: files joined from two machines hold some twice.
-
-    A column in which nothing was measured is of numbers too.
-    """
-    table = pd.DataFrame(rows)
+    """The rows of a journal, the first for each value of the named fields; what was never measured is NaN."""
+    table = pd.DataFrame(rows)  # files joined from two machines hold some rows twice
     table = table if table.empty else table.drop_duplicates([*names], ignore_index=True)
     return table.assign(**{name: math.nan for name in table if table[name].isna().all()})
 

@@ -117,9 +117,9 @@ def verdict(statements: Sequence[Statement]) -> str:
     """The verdict on a claim; see the module."""
     if not statements:
         return "not testable here"
-    (core,) = (each["outcome"] for each in statements if each["role"] == "core")
-    if core != "true":
-        return "open" if core == "open" else "not reproduced"
+    (claimed,) = (each["outcome"] for each in statements if each["role"] == "core")
+    if claimed != "true":
+        return "open" if claimed == "open" else "not reproduced"
     contrary = any(each["outcome"] == "false" for each in statements if each["role"] == "supporting")
     return "partly" if contrary else "reproduced"
 
