@@ -39,7 +39,7 @@ def single_edits(
 ) -> pd.DataFrame:  # fmt: skip
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
     chosen = rules_named(rules, remembering=False, recorded=True)
-    given = {"rules": chosen, "measures": measures or single.Measures()}
+    given: dict[str, Any] = {"rules": chosen, "measures": measures or single.Measures()}
 
     def task(batch: single.Batch) -> Callable[[Editor], Iterator[single.Rows]]:
         return partial(single.measured_edits, facts=[facts[n] for n in batch], **given)

@@ -93,7 +93,7 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     """
 
     def difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
-        return harmonic_score(*shares[:3], axis=axis) - harmonic_score(*shares[3:], axis=axis)
+        return harmonic_score(*shares[:3], axis) - harmonic_score(*shares[3:], axis)
 
     rows, measured = {}, edits[edits["rule"].eq("r-rome") & edits["position"].ne(0)]
     shares = {layer: here[["ES", "PS", "NS"]].to_numpy().T for layer, here in measured.groupby("layer")}
@@ -158,19 +158,16 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[flo
         embedded[1:, tokens.start : tokens.stop] += shift.repeat(1 + model.depth, 1, 1).to(embedded)
         return embedded
 
-    def restore(state: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:  # (B, T, d)
-        state = state.clone()
+    def restore(*states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:  # (B, T, d) each, a value after its key
+        state = states[-1].clone()
         state[rows.to(state.device), row.subject] = state[0, row.subject]
         return state
 
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(embeddings_changed(model, noised))
         for layer, rows in enumerate(restored):
-            site = find_site(model.lm, layer)
-            if kind == "hidden":
-                hooks.enter_context(block_changed(site.block, partial(restore, rows=rows)))
-            else:
-                hooks.enter_context(output_changed(site, lambda _key, value, rows=rows: restore(value, rows)))
+            site, change = find_site(model.lm, layer), partial(restore, rows=rows)
+            hooks.enter_context(block_changed(site.block, change) if kind == "hidden" else output_changed(site, change))
         hooks.enter_context(logits_at(model, positions))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)

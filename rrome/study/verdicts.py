@@ -45,7 +45,7 @@ def statement(
     zero width is none. `n` counts the subjects or edits in a row behind it (None: no matter).
     """
     value, *ends = found
-    if ends and np.isclose(*ends, rtol=1e-12, atol=0):
+    if ends and np.isclose(ends[0], ends[1], rtol=1e-12, atol=0):
         ends = [np.nan, np.nan]
     least, most = min(ends or [value]), max(ends or [value])
     outcome = "true" if (least > threshold) == (side == "above") else "false"
