@@ -69,12 +69,6 @@ def test_preflight_makes_no_search_and_its_verdict_follows_the_amplification(for
     assert list(likely[likely].index) == ["rome"]
 
 
-def test_an_examples_separator_is_the_edits(editor, searches):
-    form = playground(editor, [replace(FACT, separator="")], n_generated=2)
-    go(form, step="compare")
-    assert [fact.separator for fact in searches] == [""]
-
-
 def test_edits_are_applied_listed_and_undone_bit_for_bit(form, editor):
     before = editor.model.site.weight.clone()
     assert "model: 1<" in go(form, step="edit") and not torch.equal(editor.model.site.weight, before)
@@ -197,8 +191,13 @@ def test_every_input_has_a_label_and_every_table_headers(form):
     assert page.count("<caption") == 3 and page.count('class="col_heading') == 4 + 2 * 4
 
 
-def test_a_form_of_an_editor_alone_is_empty_and_measures_on_held_out_text(editor):
+def test_a_form_of_an_editor_alone_is_empty(editor):
     form = playground(editor, n_generated=1)
     assert "Not done" in go(form)
     page = go(form, step="compare", prompt="{} is in", subject="Rome", target_new="Paris")
     assert "perplexity" in page
+
+
+def test_an_examples_separator_is_the_edits(editor, searches):
+    go(playground(editor, [replace(FACT, separator="")], n_generated=2), step="compare")
+    assert [fact.separator for fact in searches] == [""]

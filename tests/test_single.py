@@ -177,11 +177,6 @@ def test_a_changed_setting_is_refused(editor, facts, whole):
         study.single_edits(editor, facts[:1], whole[1], measures=SHORT)
 
 
-def test_facts_without_a_true_answer_are_named(editor, tmp_path):
-    with pytest.raises(RromeError, match="Bill Gates is' has no target_true"):
-        study.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
-
-
 def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, facts, tmp_path):
     measures = Measures(n_generated=0, probe="The old town lies on the river.", test_prefixes=["A ship. {}", "So. {}"])
     table = study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
@@ -193,13 +188,6 @@ def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, fa
     assert row["perplexity"] == pytest.approx(expected, rel=1e-3)
     assert row["pairs"]["prefixed"][0] == pytest.approx(list(pairs["x"][0]), rel=1e-3, abs=1e-6)
     assert row["ES_prefixed"] in (0, 0.5, 1)
-
-
-def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_path):
-    with pytest.raises(RromeError, match="unknown rule"):
-        Measures(generated=["mend"])
-    with pytest.raises(RromeError, match="exactly one"):
-        Measures(test_prefixes=["no hole"])
 
 
 def test_preflights_are_one_row_per_fact(editor):
@@ -218,17 +206,21 @@ def test_rows_that_two_machines_made_are_counted_once(editor, facts, whole, tmp_
     same(study.single_edits(editor, facts, tmp_path / "joined.jsonl", measures=SHORT), table)
 
 
-def test_a_fact_that_the_guard_refuses_is_named_before_any_search(editor, facts, tmp_path, monkeypatch):
+def test_what_cannot_be_studied_is_refused_before_any_search(editor, facts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched"))
     guarded = Editor(editor.model, editor.second_moment, PREFIXES, max_amplification=1e-9)
-    monkeypatch.setattr(guarded, "solve_all", None)
-    with pytest.raises(RromeError, match="likely to disable the model"):
-        study.single_edits(guarded, facts, tmp_path / "study.jsonl", measures=SHORT)
+    for wrong, there, message, given in [
+        (editor, [FACTS[2]], "Bill Gates is' has no target_true", {}),
+        (guarded, facts, "likely to disable the model", {"measures": SHORT}),
+        (editor, facts, "at least one fact: at_once=-1", {"at_once": -1}),
+    ]:
+        with pytest.raises(RromeError, match=message):
+            study.single_edits(wrong, there, tmp_path / "study.jsonl", **given)
+    with pytest.raises(RromeError, match="unknown rule"):
+        Measures(generated=["mend"])
+    with pytest.raises(RromeError, match="exactly one"):
+        Measures(test_prefixes=["no hole"])
     assert not list(tmp_path.iterdir())
-
-
-def test_a_batch_without_facts_is_refused(editor, facts, tmp_path):
-    with pytest.raises(RromeError, match="at least one fact: at_once=-1"):
-        study.single_edits(editor, facts, tmp_path / "study.jsonl", at_once=-1)
 
 
 @dataclass(frozen=True, eq=False)

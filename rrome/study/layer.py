@@ -93,7 +93,8 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     """
 
     def difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
-        return harmonic_score(*shares[:3], axis) - harmonic_score(*shares[3:], axis)
+        here, there = (harmonic_score(es, ps, ns, axis) for es, ps, ns in (shares[:3], shares[3:]))
+        return here - there
 
     rows, measured = {}, edits[edits["rule"].eq("r-rome") & edits["position"].ne(0)]
     shares = {layer: here[["ES", "PS", "NS"]].to_numpy().T for layer, here in measured.groupby("layer")}
