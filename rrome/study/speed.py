@@ -21,13 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..edit import Editor
-from ..facts import Fact, factbook_prose
+from ..edit import Editor, load_editor
+from ..facts import Fact
 from ..measure import fact_probabilities
-from ..model import Model, load
+from ..model import Model
 from ..model.model import Branch
 from ..model.site import blocks_of
-from ..update import RULES, RankOneUpdate, Search, find_values, second_moment
+from ..update import RULES, RankOneUpdate, Search, find_values
 from ..update.batch import freeze
 
 
@@ -124,7 +124,7 @@ def _rise(editor: Editor, fact: Fact, n: int) -> int:
         before = torch.cuda.memory_allocated(model.device)
         _edit(editor, fact, n)
         return torch.cuda.max_memory_allocated(model.device) - before
-    again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
+    again = (model.name, model.layer, editor.second_moment.count, editor.prefixes, editor.search)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         return child.submit(_edit_anew, *again, fact, n).result()
 
@@ -136,10 +136,10 @@ def _edit(editor: Editor, fact: Fact, n: int) -> None:
         editor.solve_each([fact] * n, [Branch(editor.model).weight for _ in range(n)])
 
 
-def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact, n) -> int:
+def _edit_anew(name, layer, tokens, prefixes, search, fact, n) -> int:
     """Sampled: on Linux a new process's ru_maxrss starts at the size of its parent, which hides what the edit takes."""
-    model = load(name, layer=layer, dtype=dtype, device="cpu")
-    editor = Editor(model, second_moment(model, factbook_prose("second-moment"), tokens), prefixes, search=search)
+    editor = load_editor(name, device="cpu", layer=layer, c0_tokens=tokens, prefixes=prefixes)
+    editor.search = search
     resident = [psutil.Process().memory_info().rss]
     with ThreadPoolExecutor(1) as other:
         work = other.submit(_edit, editor, fact, n)
@@ -149,28 +149,14 @@ def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact, n) -> int:
     return max(resident) - resident[0]
 
 
-def scaling(
-    editor: Editor,
-    facts: Sequence[Fact],
-    *,
-    evaluations: int,
-    leading_words: Sequence[int],
-    prefixes: Sequence[int],
-    layers: Sequence[int],
-    at_once: Sequence[int],
-) -> pd.DataFrame:
-    """Seconds of a search per fact, and its floor, as one thing grows: columns varied, size, seconds, floor_seconds."""
-    search = replace(editor.search, evaluations=evaluations, stop_loss=0.0)
-    model, templates, device = editor.model, editor.prefixes, editor.model.device
-    cases = [
-        *(("words before every prompt", n, model, facts[:1], templates, "and " * n) for n in leading_words),
-        *(("prompts per fact", n, model, facts[:1], templates[:n], None) for n in prefixes),
-        *(("blocks above l*", model.depth - 1 - n, model.at_layer(n), facts[:1], templates, None) for n in layers),
-        *(("facts at once", n, model, facts[:n], templates, None) for n in at_once),
-    ]
-    rows = []
-    for varied, size, where, some, prompts, leading in cases:
-        seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        floor = search_floor(where, some, prompts, evaluations, leading)
-        rows.append((varied, size, seconds / len(some), floor / len(some)))
+def scaling(cases: Sequence[tuple], search: Search) -> pd.DataFrame:
+    """Seconds of a search per fact, and its floor, for cases (varied, size, model, facts, templates, leading).
+
+    Columns: varied, size, seconds, floor_seconds. Every search makes all its evaluations.
+    """
+    search, rows = replace(search, stop_loss=0.0), []
+    for varied, size, model, facts, templates, leading in cases:
+        seconds, _ = timed(partial(find_values, model, facts, templates, search, leading), model.device)
+        floor = search_floor(model, facts, templates, search.evaluations, leading)
+        rows.append((varied, size, seconds / len(facts), floor / len(facts)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])
