@@ -70,11 +70,9 @@ def leading_edits(editor: Editor, facts: Sequence[Fact], tokens: Sequence[str]) 
             updates = {rule: solution.update(rule) for rule in NAMED_RULES}
             pairs = fact_probabilities(editor.model, solution.fact, updates, {"led": [token + fact.rewrite]})
             for rule, update in updates.items():
+                ((new, true),), ((led_new, led_true),) = pairs[rule]["rewrite"], pairs[rule]["led"]
                 row = about | {"rule": rule, "delta_frobenius": update.norm}
-                for name, kind in (("holds_without", "rewrite"), ("holds_with", "led")):
-                    ((new, true),) = pairs[rule][kind]
-                    row[name] = new > true
-                rows.append(row)
+                rows.append(row | {"holds_without": new > true, "holds_with": led_new > led_true})
     return pd.DataFrame(rows)
 
 

@@ -20,7 +20,7 @@ from ..model.model import Branch
 from ..model.tokens import check_prompts
 from ..store import Journal, RromeError, bar
 from ..store.journal import study_path
-from ..update import Rule, facts_keys
+from ..update import Rule
 from ..update.rules import rules_named
 from .runs import CHECKPOINTS, FINAL, SequentialRun, tables
 from .single import described, search_lengths, study_settings
@@ -86,20 +86,17 @@ def lockstep(
     """
     editor.model.record.refuse_edits("a sequential study")
     sequences = [EditSequence(editor, **run) for run in runs.values()]
-    facts = list(dict.fromkeys(fact for each in sequences for fact in each.facts))
-    keys = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
-    cosines = {fact: each.cosine for fact, each in zip(facts, keys, strict=True)}
     with below_kept(), contextlib.ExitStack() as stack:
         for each in sequences:
             each.open(stack)
-        first = min((each.done for each in sequences if each.done < len(each.facts)), default=len(facts))
+        last = max((len(each.facts) for each in sequences), default=0)
+        first = min((each.done for each in sequences if each.done < len(each.facts)), default=last)
         for each in sequences:  # a killed step is made again as a whole: a resumed run is bit-identical
             each.go_to(first if each.done == first + 1 else each.done)
-        steps = range(first, max((len(each.facts) for each in sequences), default=0))
         names = ", ".join(dict.fromkeys(each.rule.name for each in sequences))
-        for number in bar(steps, desc=names, unit="edit", show=progress):
+        for number in bar(range(first, last), desc=names, unit="edit", show=progress):
             for each, solution in _solutions(editor, [it for it in sequences if it.made == number < len(it.facts)]):
-                each.edit(solution, cosines)
+                each.edit(solution)
         for each in sequences:
             each.retest(progress)
     return {label: tables(each.folder, len(each.facts)) for label, each in zip(runs, sequences, strict=True)}
@@ -144,11 +141,11 @@ class EditSequence:
             self.made = n
             self._checkpoint()
 
-    def edit(self, solution: Solution | RromeError, cosines: Mapping[Fact, float]) -> None:
+    def edit(self, solution: Solution | RromeError) -> None:
         """Make the next edit, measure it and log it, unless it is logged already; then the checkpoint, if one is due."""
         with self.branch.open():
             if self.made == len(self.log):
-                self._make(solution, cosines[self.next])
+                self._make(solution)
             elif (update := self.log.update(self.made + 1)) is not None:
                 self.editor.apply(update)
             if self.rule.remembers and self.log.rows[self.made].get("delta_frobenius"):
@@ -156,10 +153,11 @@ class EditSequence:
             self.made += 1
             self._checkpoint()
 
-    def _make(self, solution: Solution | RromeError, cosine: float) -> None:
+    def _make(self, solution: Solution | RromeError) -> None:
         model, fact, update = self.model, self.next, None
+        keys = self.editor.keys(fact) if isinstance(solution, RromeError) else solution.keys
         row: dict[str, Any] = {"rule": self.rule.name, "delta_before": model.edits.size}
-        row |= {"position": subject_position(model, fact), "error": None, "cosine": cosine} | dict.fromkeys(FOUND)
+        row |= {"position": subject_position(model, fact), "error": None, "cosine": keys.cosine} | dict.fromkeys(FOUND)
         try:
             if isinstance(solution, RromeError):
                 raise solution

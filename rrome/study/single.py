@@ -11,7 +11,7 @@ import torch
 
 from ..edit import Editor, Solution
 from ..facts import Fact
-from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy, token_entropy
+from ..measure.metrics import fact_metrics, ngram_entropy, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model import BARE, Model, generate, read_row, sample_prefixes, subject_position
 from ..model.tokens import check_prompts, check_templates, fill
@@ -21,8 +21,6 @@ from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_na
 from ..update.rules import rules_named
 from .draw import probe
 
-N_TEST_PREFIXES = 4
-GUARD = ("max_amplification", "on_excess")
 Batch = tuple[int, ...]  # numbers of facts that are searched together
 Rows = dict[str, dict[str, Any]]  # the rows of one fact, by rule
 
@@ -45,7 +43,7 @@ class Measures:
         """Measures (with these `settings`) with a held-out probe and test prefixes that the edit has not seen."""
         sampled = sample_prefixes(editor.model, editor.seed + 1)
         unseen = [template for template in sampled if template != BARE and template not in editor.prefixes]
-        return cls(test_prefixes=unseen[:N_TEST_PREFIXES], probe=probe(), **settings)
+        return cls(test_prefixes=unseen[:4], probe=probe(), **settings)
 
 
 def single_edits(
@@ -148,10 +146,10 @@ def as_table(rows: Sequence[Mapping[str, Any]], *names: str) -> pd.DataFrame:
 
 def study_settings(editor: Editor) -> dict[str, Any]:
     """The settings of an editor and its model, as JSON, for a journal's first line."""
-    model, guard = editor.model, () if editor.max_amplification is None else GUARD
+    model, guard = editor.model, {"max_amplification": editor.max_amplification, "on_excess": editor.on_excess}
     dtype = str(model.site.weight.dtype).removeprefix("torch.")
     about = {"model_name": model.name, "dtype": dtype, WEIGHTS: model.record.mark}
-    return about | editor.settings | {each: getattr(editor, each) for each in guard}
+    return about | editor.settings | ({} if editor.max_amplification is None else guard)
 
 
 def described(settings: Mapping[str, Any], about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -172,15 +170,14 @@ def measured_edits(
         prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
         pairs = fact_probabilities(model, fact, updates, prefixed)
         edited = list(updates.values())
-        numbers = [None] * len(edited) if probe is None else row_perplexities(model, probe, edited)
+        numbers = [] if probe is None else row_perplexities(model, probe, edited)
+        perplexities = {name: {"perplexity": number} for name, number in zip(updates, numbers, strict=False)}
         generating = {name: updates[name] for name in updates if name == "unedited" or name in measures.generated}
         texts = _texts(editor, fact, generating, measures.n_generated)
         rows: Rows = {}
-        for (name, update), number in zip(updates.items(), numbers, strict=True):
+        for name, update in updates.items():
             rows[name] = about | _size(solution, rules.get(name), update) | fact_metrics(pairs[name])
-            rows[name] |= {"pairs": pairs[name]} | texts.get(name, {})
-            if probe is not None:
-                rows[name]["perplexity"] = number
+            rows[name] |= {"pairs": pairs[name]} | texts.get(name, {}) | perplexities.get(name, {})
         yield rows
 
 
@@ -226,7 +223,10 @@ def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | Non
     for number, rule in enumerate(updates):
         own = texts[number * n : (number + 1) * n]
         tokens = [editor.model.encode(text, special=False) for text in own]
-        measured = {"entropy": map(normalised_entropy, own), "entropy_tokens": map(token_entropy, tokens)}
-        means: dict[str, Any] = {name: pd.Series(numbers).mean() for name, numbers in measured.items()}  # without NaN
-        rows[rule] = means | {"GE": 100 * mean(list(map(ngram_entropy, own))), "text": own[0]}
+        rows[rule] = {
+            "entropy": pd.Series(map(normalised_entropy, own)).mean(),  # of texts that have one
+            "entropy_tokens": pd.Series(map(token_entropy, tokens)).mean(),
+            "GE": 100 * pd.Series(map(ngram_entropy, own)).mean(),
+            "text": own[0],
+        }
     return rows
