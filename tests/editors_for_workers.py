@@ -53,9 +53,10 @@ class Mortal(Editor):
         self._come_to(facts)
         return super().solve_all(facts)
 
-    def solve_each(self, facts, weights):
+    def solve_each(self, facts, weights=None):
         """The same in a sequence."""
-        self._come_to(facts)
+        if weights is not None:
+            self._come_to(facts)
         return super().solve_each(facts, weights)
 
     def _come_to(self, facts):
