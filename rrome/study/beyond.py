@@ -21,8 +21,8 @@ import torch
 from ..edit import Editor
 from ..facts import Fact
 from ..measure import fact_metrics, fact_probabilities
-from ..model import Model, subject_position
-from ..model.tokens import Row
+from ..model import Model
+from ..model.tokens import Row, subject_position
 from ..store import RromeError, bar
 from ..update import NAMED_RULES, rank_one_update, second_moment
 from ..update.keys import row_keys

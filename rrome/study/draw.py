@@ -9,7 +9,8 @@ import pandas as pd
 from ..edit import Editor
 from ..facts import Fact, factbook_prose, load_facts
 from ..measure import Task, agreement_task, glue_task, recall_task, sentiment_task
-from ..model import Model, subject_position
+from ..model import Model
+from ..model.tokens import subject_position
 from ..store import RromeError
 from ..update import facts_keys, preflight
 

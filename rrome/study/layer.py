@@ -22,8 +22,9 @@ from ..edit import Editor
 from ..facts import Fact
 from ..measure import harmonic_score, interval
 from ..measure.metrics import share
-from ..model import Model, find_site, read_row, sample_prefixes, subject_tokens
+from ..model import Model, read_row, sample_prefixes, subject_tokens
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
+from ..model.site import find_site
 from ..model.tokens import check_prompts
 from ..store import RromeError, bar
 from ..update import NAMED_RULES, RULES, Rule, second_moment

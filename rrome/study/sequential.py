@@ -15,9 +15,9 @@ from ..edit import EditLog, Editor, Solution
 from ..facts import Fact
 from ..measure import Task, fact_metrics, fact_probabilities, retained, row_perplexities
 from ..measure.scores import below_kept
-from ..model import Model, generate, subject_position
+from ..model import Model, generate
 from ..model.model import Branch
-from ..model.tokens import check_prompts
+from ..model.tokens import check_prompts, subject_position
 from ..store import Journal, RromeError, bar
 from ..store.journal import study_path
 from ..update import Rule

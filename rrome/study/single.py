@@ -13,8 +13,8 @@ from ..edit import Editor, Solution
 from ..facts import Fact
 from ..measure.metrics import fact_metrics, ngram_entropy, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
-from ..model import BARE, Model, generate, read_row, sample_prefixes, subject_position
-from ..model.tokens import check_prompts, check_templates, fill
+from ..model import Model, generate, read_row, sample_prefixes
+from ..model.tokens import BARE, check_prompts, check_templates, fill, subject_position
 from ..store import Journal, RromeError, bar, digest, read_journal
 from ..store.journal import WEIGHTS, find_study, study_path
 from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
