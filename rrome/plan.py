@@ -3,6 +3,8 @@
 python -m rrome.plan --profile paper --model gpt2-xl --device cuda
 """
 
+import resource
+import sys
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,17 +16,15 @@ import torch
 import typer
 
 from . import study
-from .edit.editor import Editor
-from .facts.fact import load_facts
-from .facts.text import factbook_prose
-from .measure.scores import retained
-from .model.load import DEFAULT_MODEL, load
+from .edit import Editor
+from .facts import factbook_prose, load_facts
+from .measure import retained
+from .model import DEFAULT_MODEL, load
 from .run import defaults, profile_parameters, profile_sections, refusals
-from .store.disk import RromeError
+from .store import RromeError
 from .study.single import facts_at_once
-from .study.speed import peak_bytes, timed
-from .update.rules import NAMED_RULES, RULES
-from .update.second_moment import second_moment
+from .study.speed import timed
+from .update import NAMED_RULES, RULES, second_moment
 
 GIB = 2**30
 STUDIES = ("03_delta_scatter", "04_collapse_curves")
@@ -53,11 +53,7 @@ def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, di
 
 
 def plan(folder: Path, profile: str, model_name: str, device: str | None = None) -> str:
-    """What a profile takes with a model on a device: hours, memory and disk, from a few edits made now and counted up.
-
-    The studies make one batch of facts, one edit of a sequence and one checkpoint with the profile's settings. Raises
-    RromeError as `counts`, `load` and the studies do.
-    """
+    """What a profile takes with a model: one batch of facts, one edit of a sequence and one checkpoint, counted up."""
     _, parameters = counts(folder, profile)
     single, sequence = (parameters.get(name) or defaults(folder / f"{name}.ipynb") for name in STUDIES)
     model = load(model_name, device=device, layer=single["layer"])
@@ -67,9 +63,8 @@ def plan(folder: Path, profile: str, model_name: str, device: str | None = None)
     editor, facts = Editor(model, c0, seed=single["seed"]), load_facts(single["dataset"], n=facts_at_once(where))
     half = load_facts(sequence["dataset"], n=max(1, sequence["n_edits"] // 2))
     draw = {"n_known": sequence["n_known"], "n_items": sequence["n_items"]}
-    tasks = study.named_tasks(
-        model, sequence["dataset"], sequence["tasks"] if table["checkpoints"].any() else [], **draw
-    )
+    names = sequence["tasks"] if table["checkpoints"].any() else []
+    tasks = study.named_tasks(model, sequence["dataset"], names, **draw)
     measures = study.Measures.standard(editor, n_generated=single["n_generated"], generated=list(RULES))
     checks = study.Checks(probe=study.mixed_probe(), every=1)
     with TemporaryDirectory() as scratch:
@@ -82,13 +77,15 @@ def plan(folder: Path, profile: str, model_name: str, device: str | None = None)
     disk = (table @ [written[0] / len(facts), written[1], 0]).sum() + c0.matrix.nbytes
     c0_hours = c0_seconds / n_c0 * max((p.get("c0_tokens", 0) for p in parameters.values()), default=0) / 3600
     size, has = sum(weight.nbytes for weight in model.lm.parameters()), psutil.virtual_memory().total
-    has = torch.cuda.mem_get_info(where)[1] if where.type == "cuda" else has
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if where.type == "cuda":
+        has, peak = torch.cuda.mem_get_info(where)[1], torch.cuda.max_memory_allocated(where)
     return f"""{model.name} on {where}, layer {model.layer}, profile {profile}
 
 {table.assign(hours=hours).to_string(float_format="{:.2f}".format)}
 
 hours   {hours.sum() + c0_hours:.2f} in all, {c0_hours:.2f} of them for C_0
-memory  {peak_bytes(where) / GIB:.2f} GiB at most, {size / GIB:.2f} of them the model; {where} has {has / GIB:.2f}
+memory  {peak / GIB:.2f} GiB at most, {size / GIB:.2f} of them the model; {where} has {has / GIB:.2f}
 disk    {disk / GIB:.2f} GiB of rows, factors and C_0, beside the model
 
 What it rests on, measured here and now, each with all that its study measures:

@@ -7,7 +7,7 @@ import ast
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -40,16 +40,19 @@ def profile_sections(folder: Path, profile: str) -> dict[str, Any]:
 
 
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
-    """What a profile sets for a notebook: its keys under `all` that the notebook knows, then those under its own name.
-
-    Raises RromeError for a profile that does not exist, a key that the notebook does not know, or a value of another
-    type than the notebook's default.
-    """
+    """What a profile sets for a notebook; RromeError for an unknown profile or key, or a value not of its default's type."""
     sections, known = profile_sections(notebook.parent, profile), defaults(notebook)
     chosen = {name: value for name, value in (sections.get("all") or {}).items() if name in known}
     chosen |= sections.get(notebook.stem) or {}
+    where = f"{profile}.yaml, {notebook.stem}"
     for name, value in chosen.items():
-        check(name, value, known, f"{profile}.yaml, {notebook.stem}")
+        if name not in known:
+            raise RromeError(f"{where}: unknown parameter {name!r}; the notebook has {', '.join(known)}")
+        default = known[name]
+        number = isinstance(value, (int, float)) and isinstance(default, float) and not isinstance(value, bool)
+        if default is not None and value is not None and not number and type(value) is not type(default):
+            kind = type(default).__name__
+            raise RromeError(f"{where}: {name} must be {kind} like its default {default!r}, not {value!r}")
     return chosen
 
 
@@ -59,56 +62,31 @@ def defaults(notebook: Path) -> dict[str, Any]:
     return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
 
 
-def check(name: str, value: Any, known: dict[str, Any], where: str) -> None:
-    """RromeError unless the notebook knows the parameter and its default has the value's type (None fits any)."""
-    if name not in known:
-        raise RromeError(f"{where}: unknown parameter {name!r}; the notebook has {', '.join(known)}")
-    default = known[name]
-    number = isinstance(value, (int, float)) and isinstance(default, float) and not isinstance(value, bool)
-    if default is not None and value is not None and not number and type(value) is not type(default):
-        raise RromeError(
-            f"{where}: {name} must be {type(default).__name__} like its default {default!r}, not {value!r}"
-        )
-
-
 def unfinished_path(notebook: Path, profile: str) -> Path:
     """Where a run writes until it is complete, and what stays when a cell fails: build/PROFILE/NAME.failed.ipynb."""
     return notebook.resolve().parent.parent / "build" / profile / f"{notebook.stem}.failed.ipynb"
 
 
-def figures_folder(root: Path, profile: str, model: str | None = None, device: str | None = None) -> Path:
+def figures_folder(notebook: Path, profile: str, model: str | None = None, device: str | None = None) -> Path:
     """Where a run writes its figures: `figures` under profiles laptop and long with the default model on a CPU only.
 
     Profile smoke then writes to build/figures/smoke; all else goes to build/figures/MODEL-PROFILE-DEVICE.
     """
-    kind = str(available(device)).partition(":")[0]
+    root, kind = notebook.resolve().parent.parent, str(available(device)).partition(":")[0]
     if model in (None, DEFAULT_MODEL) and kind == "cpu" and profile in (*KEPT, "smoke"):
         return root / "figures" if profile in KEPT else root / "build" / "figures" / profile
     return root / "build" / "figures" / f"{Path(model or DEFAULT_MODEL).name}-{profile}-{kind}"
 
 
-def run(
-    notebook: Path,
-    profile: str,
-    figures: Path | None = None,
-    extra: dict[str, Any] | None = None,
-    shared: dict[str, Any] | None = None,
-) -> Path:
+def run(notebook: Path, profile: str, figures: Path, given: Mapping[str, Any] | None = None) -> Path:
     """Execute a copy of `notebook` in its folder and return its path, build/PROFILE/NAME.ipynb beside the notebooks folder.
 
-    `figures` None: see `figures_folder`. `extra` sets parameters that this notebook must have, `shared` those that it may
-    lack (a toy has no model). The source is never written to; the copy names the commit that made it. When a cell fails
-    the partly executed copy stays, named NAME.failed.ipynb.
+    `given` sets parameters where the notebook has them (a toy has no model). The source is never written to; the copy names
+    the commit that made it. When a cell fails the partly executed copy stays, named NAME.failed.ipynb.
     """
-    notebook, known, extra = notebook.resolve(), defaults(notebook), extra or {}
+    notebook, known = notebook.resolve(), defaults(notebook)
     parameters = profile_parameters(notebook, profile) | {"profile": profile}
-    for name, value in extra.items():
-        check(name, value, known, "--set")
-    given = (shared or {}) | extra
-    root = notebook.parent.parent
-    figures = figures or figures_folder(root, profile, given.get("model_name"), given.get("device"))
-    parameters |= {"figures_dir": os.path.relpath(figures.resolve(), notebook.parent)} | given
-    parameters = {name: value for name, value in parameters.items() if name in known}
+    parameters |= {"figures_dir": os.path.relpath(figures.resolve(), notebook.parent)} | dict(given or {})
     unfinished = unfinished_path(notebook, profile)
     output = unfinished.with_name(notebook.name)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +96,7 @@ def run(
         executed = papermill.execute_notebook(
             str(notebook),
             str(unfinished),
-            parameters=parameters,
+            parameters={name: value for name, value in parameters.items() if name in known},
             cwd=str(notebook.parent),
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: a local kernel need not be encrypted
@@ -127,17 +105,6 @@ def run(
     nbformat.write(executed, unfinished)
     unfinished.replace(output)
     return output
-
-
-def parse_setting(setting: str) -> tuple[str, Any]:
-    """NAME=VALUE as (name, value), the value read as YAML; RromeError without "=" (None would fit any parameter)."""
-    name, equals, value = setting.partition("=")
-    if not equals:
-        raise RromeError(f"--set: write NAME=VALUE, not {setting!r}")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RromeError(f"--set {setting}: the value is not YAML: {error}") from error
 
 
 @contextlib.contextmanager
@@ -156,22 +123,18 @@ def main(
     figures: Path | None = None,
     model: Annotated[str | None, typer.Option(help="model_name, where the notebook has one")] = None,
     device: Annotated[str | None, typer.Option(help="device, where the notebook has one")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="one more parameter")] = None,
 ) -> None:
     """Run NOTEBOOK under a profile of notebooks/profiles and write its figures."""
     try:
         with refusals():
-            available(device)  # before any work, also of a notebook that needs none
+            folder = figures_folder(notebook, profile, model, device)  # which checks the device
+            figures = figures or folder
             given = {"model_name": model, "device": device}
-            shared = {name: value for name, value in given.items() if value is not None}
-            extra = dict(map(parse_setting, set_ or []))
-            output = run(notebook, profile, figures, extra, shared)
+            output = run(notebook, profile, figures, {name: value for name, value in given.items() if value})
     except papermill.PapermillExecutionError as error:
         failed = unfinished_path(notebook, profile)
         typer.echo(f"{error}\nerror: {notebook.name} failed; how far it came is in {failed}", err=True)
         raise typer.Exit(1) from error
-    model, device = extra.get("model_name", model), extra.get("device", device)
-    figures = figures or figures_folder(notebook.resolve().parent.parent, profile, model, device)
     typer.echo(f"done: {output}; its figures, if it draws any: {figures}")
 
 

@@ -49,7 +49,18 @@ class Mortal(Editor):
         self.searched: list[str] = []
 
     def solve_all(self, facts):
-        """v_e, if it lives to see it; before it dies, what it found earlier is written down elsewhere."""
+        """v_e, if it lives to see it."""
+        self._come_to(facts)
+        return super().solve_all(facts)
+
+    def solve_each(self, facts, weights=None):
+        """The same in a sequence."""
+        if weights is not None:
+            self._come_to(facts)
+        return super().solve_each(facts, weights)
+
+    def _come_to(self, facts):
+        """Die, if it is time; what was found earlier is written down elsewhere before."""
         died = len(list(self.folder.glob("death-*")))
         if died < self.deaths and any(fact.subject == self.subject for fact in facts):
             (self.folder / f"death-{died}").touch()
@@ -60,7 +71,6 @@ class Mortal(Editor):
         self.searched += [fact.subject for fact in facts]
         with open(self.folder / "searched", "a", encoding="utf-8") as file:
             file.writelines(fact.subject + "\n" for fact in facts)
-        return super().solve_all(facts)
 
     def _in(self, journal: str) -> bool:
         return all(subject in journal for subject in self.searched)

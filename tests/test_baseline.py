@@ -42,7 +42,8 @@ def bare(tiny):
 
 def test_the_comparison_says_against_what(bare):
     table = baseline.against_batched(bare, FACTS[0])
-    assert list(table.columns) == baseline.COLUMNS
+    columns = ["what", "seconds_batched", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
+    assert list(table) == columns
     one, rule, eight, shared = table["seconds_batched"]
     assert eight > 7 * rule > rule > one and shared < 2 * rule + eight / 8
     assert list(table["what"])[2:] == [f"one edit, all 8 rules, against {of}" for of in ("8 searches", "one search")]

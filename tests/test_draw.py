@@ -6,7 +6,7 @@ import pytest
 from facts_for_tests import FACTS
 
 import rrome
-from rrome import RromeError, load_facts, study
+from rrome import Fact, RromeError, load_facts, study
 from rrome.edit import load_editor
 from rrome.study import draw_sequence, mixed_probe, named_tasks, probe
 
@@ -14,9 +14,15 @@ MEASURED = [fact for fact in FACTS if fact.target_true]
 FEW = {"rules": ["rome"], "measures": study.Measures(n_generated=0)}
 
 
-def test_facts_are_drawn_without_companies_unless_they_are_asked_for(tiny):
-    drawn = study.draw_facts(tiny, "world", n_known=50, n_ordinary=3, n_first_token=0)
-    assert len(drawn) == 3
+def test_facts_are_drawn_by_seed_and_by_the_subjects_position(tiny, tmp_path):
+    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
+    (tmp_path / "facts.json").write_text(json.dumps([fact.to_record() for fact in facts]))
+    asked = {"dataset": tmp_path / "facts.json", "n_known": 5, "seed": 1}
+    drawn = [fact.subject for fact in study.draw_facts(tiny, **asked, n_ordinary=2, n_first_token=2)]
+    assert set(drawn[:2]) == {"Bill Gates", "The old town"} and set(drawn[2:]) < {"I", "A", "O"}
+    assert drawn == [fact.subject for fact in study.draw_facts(tiny, **asked, n_ordinary=2, n_first_token=2)]
+    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
+        study.draw_facts(tiny, **asked, n_ordinary=9, n_first_token=1)
 
 
 def test_a_longer_sequence_begins_with_the_shorter_one():

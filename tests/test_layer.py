@@ -13,9 +13,7 @@ from rrome.model.site import find_site
 from rrome.model.tokens import read_row, subject_tokens
 from rrome.study import read_single_edits
 from rrome.study.layer import (
-    choose_layer,
     depth_map,
-    embedding_deviation,
     layer_sweep,
     layer_table,
     safety,
@@ -89,11 +87,6 @@ def test_broken_edits_are_counted_by_subject():
     found = safety(pd.DataFrame(ratios).assign(rule="rome")).loc["rome"]
     assert found[["edits", "broken", "layers", "subjects", "share"]].tolist() == [4, 2, 1, 1, 0.5]
     assert found["low"] == pytest.approx(0.0945, abs=1e-4) and found["high"] == pytest.approx(0.9055, abs=1e-4)
-
-
-def test_the_layer_chosen_is_one_as_good_as_the_best_where_rome_breaks_most():
-    columns = {"below_best": [0.0, 0.1, -0.1, 0.2], "broken_rome": [2, 3, 9, 3], "times_rome": [9.0, 4.0, 99.0, 5.0]}
-    assert choose_layer(pd.DataFrame(columns, index=[1, 4, 6, 7])) == 7
 
 
 def noise(model, fact, samples=3, scale=1.0):
@@ -179,11 +172,14 @@ def test_the_frame_is_tidy_seeded_and_leaves_the_model_alone(tiny):
     assert torch.equal(tiny.lm(input_ids=torch.arange(1, 9)[None]).logits, logits)
 
 
-def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny):
-    fact = KNOWN[0]
-    ids = [read_row(tiny, fact).ids[token] for token in subject_tokens(tiny, fact)]
+def test_the_noise_is_measured_in_deviations_of_the_subjects_embeddings(tiny, monkeypatch):
+    shifts = []
+    traced = 0.5, 0.1, [0.2] * tiny.depth
+    monkeypatch.setattr("rrome.study.layer.trace", lambda model, fact, shift, kind: shifts.append(shift) or traced)
+    trace_layers(tiny, KNOWN[:1], samples=3, seed=1)
+    ids = [read_row(tiny, KNOWN[0]).ids[token] for token in subject_tokens(tiny, KNOWN[0])]
     embedded = tiny.lm.get_input_embeddings()(torch.tensor(ids))
-    assert embedding_deviation(tiny, [fact]) == pytest.approx(embedded.std().item())
+    torch.testing.assert_close(shifts[0], 3 * embedded.std() * noise(tiny, KNOWN[0]))
 
 
 def test_what_cannot_be_traced_is_named(tiny):

@@ -9,13 +9,12 @@ from facts_for_tests import FACTS, PREFIXES
 
 from rrome import RULES, Editor, RromeError, second_moment
 from rrome.measure.scores import perplexity, target_nll
-from rrome.study import playground
+from rrome.study import playground, probe
 
 FACT = replace(
     FACTS[0], paraphrases=("Rome. Italy lies in",), neighbourhood=("Paris is in",), generation=("The old <town>",)
 )
 ROWS = ["verdict", "‖Δ‖ (Frobenius)", "p(new answer)", "p(true answer)", "ES", "PS", "NS", "perplexity"]
-PROBE = "The old town lies on the river."
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def editor(tiny_llama, texts):
 
 @pytest.fixture
 def form(editor):
-    yield playground(editor, [FACT, FACTS[1]], probe=PROBE, n_generated=4)
+    yield playground(editor, [FACT, FACTS[1]], n_generated=4)
     editor.model.edits.set(())
 
 
@@ -41,7 +40,7 @@ def go(form, **values):
 
 def tables(page):
     """The tables on a page, numbers as numbers; the page is well-formed but for control characters a model may generate."""
-    printable = re.sub(r"[\x00-\x08\x0b-\x1f]", "", page)
+    printable = re.sub(r"[\x00-\x08\x0b-\x1f]|&nbsp;", "", page)
     found = []
     for table in ElementTree.fromstring(f"<page>{printable}</page>").iter("table"):
         head, *rows = [[cell.text for cell in row] for row in table.iter("tr")]
@@ -70,12 +69,6 @@ def test_preflight_makes_no_search_and_its_verdict_follows_the_amplification(for
     assert list(likely[likely].index) == ["rome"]
 
 
-def test_an_examples_separator_is_the_edits(editor, searches):
-    form = playground(editor, [replace(FACT, separator="")], probe=PROBE, n_generated=2)
-    go(form, step="compare")
-    assert [fact.separator for fact in searches] == [""]
-
-
 def test_edits_are_applied_listed_and_undone_bit_for_bit(form, editor):
     before = editor.model.site.weight.clone()
     assert "model: 1<" in go(form, step="edit") and not torch.equal(editor.model.site.weight, before)
@@ -92,7 +85,7 @@ def test_edits_are_applied_listed_and_undone_bit_for_bit(form, editor):
 def test_what_is_shown_is_what_the_models_before_and_after_do(form, editor):
     def measured():
         nll = target_nll(editor.model, [FACT.rewrite] * 2, [FACT.target_new, FACT.target_true])
-        return [*nll.neg().exp().tolist(), perplexity(editor.model, [PROBE])]
+        return [*nll.neg().exp().tolist(), perplexity(editor.model, [probe()])]
 
     weight, before = editor.model.site.weight.clone(), measured()
     _, compared, _ = tables(go(form, step="compare", rule="oao"))
@@ -195,11 +188,16 @@ def test_what_was_generated_is_escaped_and_keeps_its_lines(form, monkeypatch):
 def test_every_input_has_a_label_and_every_table_headers(form):
     assert all(widget.description for widget in form.children[:-1])
     page = go(form, step="compare")
-    assert page.count("<caption") == 3 and page.count('scope="col"') == 5 + 2 * 5
+    assert page.count("<caption") == 3 and page.count('class="col_heading') == 4 + 2 * 4
 
 
-def test_a_form_of_an_editor_alone_is_empty_and_measures_on_held_out_text(editor):
+def test_a_form_of_an_editor_alone_is_empty(editor):
     form = playground(editor, n_generated=1)
     assert "Not done" in go(form)
     page = go(form, step="compare", prompt="{} is in", subject="Rome", target_new="Paris")
     assert "perplexity" in page
+
+
+def test_an_examples_separator_is_the_edits(editor, searches):
+    go(playground(editor, [replace(FACT, separator="")], n_generated=2), step="compare")
+    assert [fact.separator for fact in searches] == [""]

@@ -49,7 +49,7 @@ def project(tmp_path):
 def test_a_profile_sets_parameters_and_figures_go_where_they_should(project, tmp_path):
     notebook = project("all: {seed: 3, of_others: 1}\n01_small: {rate: 1.0e-3}")
     before = notebook.read_bytes()
-    output = run.run(notebook, "laptop", tmp_path / "figures", {"layer": 4})
+    output = run.run(notebook, "laptop", tmp_path / "figures", {"layer": 4, "model_name": "a toy has none"})
     assert output == tmp_path / "build" / "laptop" / "01_small.ipynb"
     executed = nbformat.read(output, as_version=4)
     assert executed.cells[-1].outputs[0].text == "3 0.001 4 laptop\n"
@@ -83,13 +83,13 @@ def test_a_run_uses_this_interpreters_kernel_whatever_jupyter_finds(project, tmp
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(project, tmp_path, profile, message):
     with pytest.raises(RromeError, match=message):
-        run.run(project(profile), "laptop")
+        run.run(project(profile), "laptop", tmp_path)
     assert not (tmp_path / "build").exists()
 
 
 def test_an_unknown_profile_lists_the_known_ones(project):
     with pytest.raises(RromeError, match="no profile 'paper' in .*laptop"):
-        run.run(project(""), "paper")
+        run.profile_parameters(project(""), "paper")
 
 
 @pytest.mark.parametrize(
@@ -109,48 +109,36 @@ def test_only_the_default_model_on_a_cpu_writes_to_the_figures_that_are_kept(
 ):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
-    asked = {name: value for name, value in {"model_name": model, "device": device}.items() if value}
-    run.run(project("", profile), profile, shared=asked)
+    asked = ["--device", device, *(["--model", model] if model else [])]
+    assert command(project("", profile), "--profile", profile, *asked).exit_code == 0
     made = [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("made.txt")]
     assert made == [folder]
 
 
+def command(*arguments):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
 def test_a_failing_notebook_keeps_how_far_it_came_and_nothing_else(project, tmp_path):
-    notebook = project("all: {seed: 13}")
-    result = CliRunner().invoke(APP, [str(notebook), "--profile", "laptop"])
+    result = command(project("all: {seed: 13}"), "--profile", "laptop")
     unfinished = tmp_path / "build" / "laptop" / "01_small.failed.ipynb"
     assert result.exit_code == 1 and str(unfinished) in result.output.replace("\n", "")
     assert [path.name for path in (tmp_path / "build" / "laptop").iterdir()] == ["01_small.failed.ipynb"]
     assert not (tmp_path / "figures").exists()
 
 
-def test_the_command_line_sets_single_parameters(project, tmp_path):
-    notebook = project("")
-    command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f")]
-    assert CliRunner().invoke(APP, [*command, "--set", "seed=5"]).exit_code == 0
-    assert (tmp_path / "f" / "made.txt").read_text() == "5"
-    wrong = CliRunner().invoke(APP, [*command, "--set", "sed=5"])
-    assert wrong.exit_code == 2 and "unknown parameter 'sed'" in wrong.output
+def test_the_command_writes_where_it_is_told_and_gives_a_notebook_only_what_it_has(project, tmp_path):
+    figures = tmp_path / "f"
+    result = command(project("all: {seed: 5}"), "--profile", "laptop", "--figures", figures, "--model", "gpt2")
+    assert result.exit_code == 0 and str(figures) in result.output.replace("\n", "")
+    assert (figures / "made.txt").read_text() == "5"
 
 
 def test_a_device_that_is_not_there_is_said_before_any_work(project, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: None)
-    wrong = CliRunner().invoke(APP, [str(project("")), "--profile", "laptop", "--device", "cuda"])
-    assert wrong.exit_code == 2 and "no device 'cuda' here" in wrong.output
-    assert not (tmp_path / "build").exists()
-
-
-def test_a_model_is_for_the_notebooks_that_have_one(project, tmp_path):
-    notebook = project("")
-    command = [str(notebook), "--profile", "laptop", "--figures", str(tmp_path / "f"), "--model", "gpt2"]
-    assert CliRunner().invoke(APP, command).exit_code == 0
-    run.run(notebook, "laptop", tmp_path / "f", shared={"seed": 7, "model_name": "gpt2"})
-    assert (tmp_path / "f" / "made.txt").read_text() == "7"
-
-
-def test_a_setting_without_a_value_is_refused(project, tmp_path):
-    wrong = CliRunner().invoke(APP, [str(project("")), "--profile", "laptop", "--set", "seed"])
-    assert wrong.exit_code == 2 and "NAME=VALUE" in wrong.output
+    for figures in ([], ["--figures", tmp_path]):
+        wrong = command(project(""), "--profile", "laptop", "--device", "cuda", *figures)
+        assert wrong.exit_code == 2 and "no device 'cuda' here" in wrong.output
     assert not (tmp_path / "build").exists()
 
 

@@ -161,7 +161,7 @@ def test_a_killed_process_loses_nothing_and_nobody_writes_beside_it(tmp_path, wh
 
 
 def test_a_finished_run_is_only_read(whole, monkeypatch):
-    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Editor, "solve_each", lambda *_: pytest.fail("searched again"))
     same(run(whole[1]), whole[0])
     same(read_sequential(whole[1]), whole[0])
 

@@ -18,7 +18,7 @@ from facts_for_tests import FACTS, PREFIXES
 from families import byte_level, model_of
 
 import rrome
-from rrome import RULES, Editor, Fact, RromeError, study
+from rrome import RULES, Editor, RromeError, study
 from rrome.measure.metrics import fact_metrics, token_entropy
 from rrome.measure.scores import fact_probabilities, perplexity
 from rrome.model.tokens import read_row
@@ -177,11 +177,6 @@ def test_a_changed_setting_is_refused(editor, facts, whole):
         study.single_edits(editor, facts[:1], whole[1], measures=SHORT)
 
 
-def test_facts_without_a_true_answer_are_named(editor, tmp_path):
-    with pytest.raises(RromeError, match="Bill Gates is' has no target_true"):
-        study.single_edits(editor, [FACTS[2]], tmp_path / "study.jsonl", measures=Measures(n_generated=0))
-
-
 def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, facts, tmp_path):
     measures = Measures(n_generated=0, probe="The old town lies on the river.", test_prefixes=["A ship. {}", "So. {}"])
     table = study.single_edits(editor, facts[:1], tmp_path / "study.jsonl", rules=["rome"], measures=measures)
@@ -195,28 +190,11 @@ def test_perplexity_and_efficacy_after_prefixes_are_measured_per_edit(editor, fa
     assert row["ES_prefixed"] in (0, 0.5, 1)
 
 
-def test_bad_measures_are_refused_before_anything_is_written(editor, facts, tmp_path):
-    with pytest.raises(RromeError, match="unknown rule"):
-        Measures(generated=["mend"])
-    with pytest.raises(RromeError, match="exactly one"):
-        Measures(test_prefixes=["no hole"])
-
-
 def test_preflights_are_one_row_per_fact(editor):
     table = study.preflights(editor, FACTS)
     assert list(table["subject"]) == [fact.subject for fact in FACTS]
     assert (table[[f"amplification_{rule}" for rule in RULES]] > 0).all(axis=None)
     assert table["position"].iloc[0] == read_row(editor.model, FACTS[0]).subject
-
-
-def test_strata_are_seeded_and_told_apart_by_position(tiny):
-    facts = [Fact("{} is", name, "Rome", "Paris") for name in ("I", "A", "Bill Gates", "The old town", "O")]
-    ordinary, first = study.strata(tiny, facts, 2, 2, seed=1)
-    assert {fact.subject for fact in ordinary} == {"Bill Gates", "The old town"}
-    assert {fact.subject for fact in first} <= {"I", "A", "O"} and len(first) == 2
-    assert (ordinary, first) == study.strata(tiny, facts, 2, 2, seed=1)
-    with pytest.raises(RromeError, match="9 ordinary facts asked, the 5 facts hold 2"):
-        study.strata(tiny, facts, 9, 1)
 
 
 def test_rows_that_two_machines_made_are_counted_once(editor, facts, whole, tmp_path):
@@ -228,17 +206,21 @@ def test_rows_that_two_machines_made_are_counted_once(editor, facts, whole, tmp_
     same(study.single_edits(editor, facts, tmp_path / "joined.jsonl", measures=SHORT), table)
 
 
-def test_a_fact_that_the_guard_refuses_is_named_before_any_search(editor, facts, tmp_path, monkeypatch):
+def test_what_cannot_be_studied_is_refused_before_any_search(editor, facts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Editor, "solve_all", lambda *_: pytest.fail("searched"))
     guarded = Editor(editor.model, editor.second_moment, PREFIXES, max_amplification=1e-9)
-    monkeypatch.setattr(guarded, "solve_all", None)
-    with pytest.raises(RromeError, match="likely to disable the model"):
-        study.single_edits(guarded, facts, tmp_path / "study.jsonl", measures=SHORT)
+    for wrong, there, message, given in [
+        (editor, [FACTS[2]], "Bill Gates is' has no target_true", {}),
+        (guarded, facts, "likely to disable the model", {"measures": SHORT}),
+        (editor, facts, "at least one fact: at_once=-1", {"at_once": -1}),
+    ]:
+        with pytest.raises(RromeError, match=message):
+            study.single_edits(wrong, there, tmp_path / "study.jsonl", **given)
+    with pytest.raises(RromeError, match="unknown rule"):
+        Measures(generated=["mend"])
+    with pytest.raises(RromeError, match="exactly one"):
+        Measures(test_prefixes=["no hole"])
     assert not list(tmp_path.iterdir())
-
-
-def test_a_batch_without_facts_is_refused(editor, facts, tmp_path):
-    with pytest.raises(RromeError, match="at least one fact: at_once=-1"):
-        study.single_edits(editor, facts, tmp_path / "study.jsonl", at_once=-1)
 
 
 @dataclass(frozen=True, eq=False)

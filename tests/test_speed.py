@@ -6,6 +6,7 @@ from peak_bytes import PeakBytes
 from transformers import GPT2Config, LlamaConfig
 
 from rrome import Editor, RromeError, Search, load, second_moment
+from rrome.facts import factbook_prose
 from rrome.measure.scores import fact_probabilities
 from rrome.study import speed
 from rrome.update import RULES
@@ -50,20 +51,14 @@ def test_flops_are_those_that_a_search_cannot_avoid(family, attention, mlp):
     assert 2 * once < fixed < 1.1 * 2 * once and 4 * step < each < 1.05 * 4 * step
 
 
-def test_fused_attention_counts_on_a_processor():
-    query, key = torch.ones(1, 2, 3, 8, requires_grad=True), torch.ones(1, 2, 5, 8)
-    with speed.FlopCounterMode(display=False, custom_mapping=speed.ATTENTION) as counter:
-        made = torch.nn.functional.scaled_dot_product_attention(query, key, key)
-        forward = counter.get_total_flops()
-        made.sum().backward()
-    assert forward == 2 * (2 * 2 * 3 * 5 * 8) and counter.get_total_flops() > 2 * forward
-
-
-def test_scaling_measures_each_size_of_each_kind(editor):
-    table = speed.scaling(
-        editor, FACTS[:2], evaluations=2, leading_words=[0, 3], prefixes=[1], layers=[2], at_once=[1, 2]
-    )
-    assert table["size"].tolist() == [0, 3, 1, 1, 1, 2]
+def test_scaling_measures_each_case_per_fact(editor):
+    model, templates = editor.model, editor.prefixes
+    cases = [
+        ("words", 3, model, FACTS[:1], templates, "and " * 3),
+        ("facts", 2, model.at_layer(2), FACTS[:2], ["{}"], None),
+    ]
+    table = speed.scaling(cases, Search(evaluations=2))
+    assert table["size"].tolist() == [3, 2]
     assert (table[["seconds", "floor_seconds"]] > 0).all(axis=None)
 
 
@@ -97,7 +92,7 @@ def test_an_edit_makes_no_second_copy_of_the_model(texts):
 
 def test_memory_is_measured_in_a_process_of_its_own(saved, no_cache):
     model = load(saved, device="cpu")
-    texts = speed.factbook_prose("second-moment")
+    texts = factbook_prose("second-moment")
     editor = Editor(model, second_moment(model, texts, 1000), PREFIXES, search=Search(evaluations=2))
     large = bytearray(500 * 2**20)  # in this process; the other one must not count it, nor hide the edit behind it
     table = speed.edit_memory(editor, FACTS[0], sequences=[3]).set_index("what")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from facts_for_tests import FACTS, PREFIXES
@@ -90,11 +92,13 @@ def test_a_bos_is_not_counted_before_the_subject(model):
         assert subject_position(model, fact) == read_row(model, fact).subject - (len(all_ids) - len(own))
 
 
-def test_first_token_facts_are_found_behind_a_bos(model):
+def test_first_token_facts_are_found_behind_a_bos(model, tmp_path):
     ids = {word: model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("I", "the")}
     word = next(word for word in ids if len(ids[word]) == 1)  # some write "I" as a space and a letter
     first, second = Fact("{} is", word, "Rome", "Paris"), Fact("In {} is", word, "Rome", "Paris")
-    assert study.strata(model, [first, second], 1, 1) == ([second], [first])
+    (tmp_path / "facts.json").write_text(json.dumps([first.to_record(), second.to_record()]))
+    drawn = study.draw_facts(model, tmp_path / "facts.json", n_known=2, n_ordinary=1, n_first_token=1)
+    assert [fact.prompt for fact in drawn] == [second.prompt, first.prompt]
 
 
 @pytest.mark.parametrize("case", ["start", "not Latin, middle"])

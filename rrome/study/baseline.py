@@ -1,8 +1,6 @@
-"""What speed is compared with: an edit as public code makes it, all its prompts in one padded batch; and the comparison.
+"""What speed is compared with: an edit as public code makes it, the whole model forward and back at each evaluation.
 
-Each evaluation is one pass of the whole model forward and back; nothing is kept from one to the next.
-
-    R, T   rows: the N rewrite prompts with their target, and "{subject} is a"; columns, padded on the right
+R, T   rows: the N rewrite prompts with their target, and "{subject} is a"; columns, padded on the right
 """
 
 from collections.abc import Callable, Sequence
@@ -15,19 +13,16 @@ import pandas as pd
 import torch
 
 from .. import naive
-from ..edit.editor import Editor
-from ..edit.log import EditLog
-from ..facts.fact import Fact
+from ..edit import EditLog, Editor
+from ..facts import Fact
 from ..measure.metrics import mean
+from ..model import Model
 from ..model.hooks import output_changed
-from ..model.model import Model
 from ..model.tokens import pad_right
-from ..update.rules import METHODS, RULES
-from .sequence import Checks
-from .sequential import lockstep
+from ..update import METHODS, RULES
+from .sequential import Checks, lockstep
 from .speed import search_floor, timed
 
-COLUMNS = ["what", "seconds_batched", "seconds_ours", "ratio", "relative_error", "floor_seconds"]
 Found = tuple[torch.Tensor, torch.Tensor, list[float]]
 
 
@@ -35,19 +30,18 @@ def _reader(model: Model, rows: Sequence[Sequence[int]], at: Sequence[int]) -> C
     """read(delta): logits (R, T, V), keys (R, d_k) and values (R, d_v) `at` a column of each row, with delta added there."""
     row, column = torch.arange(len(rows), device=model.device), torch.tensor(at, device=model.device)
     ids = pad_right(rows, model.pad, model.device)  # (R, T)
-    lengths = torch.tensor([len(each) for each in rows], device=model.device)
-    mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).long()
+    mask = pad_right([[1] * len(each) for each in rows], 0, model.device)  # (R, T)
 
     def read(delta: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        seen: dict[str, torch.Tensor] = {}
+        seen: list[torch.Tensor] = []
 
         def change(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:  # (R, T, d_k), (R, T, d_v)
-            seen.update(key=key[row, column].detach(), value=value[row, column].detach())
+            seen[:] = key[row, column].detach(), value[row, column].detach()
             return value if delta is None else value.index_put((row, column), value[row, column] + delta)
 
         with output_changed(model.site, change):
             logits = model.lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits, seen["key"], seen["value"]
+        return logits, *seen
 
     return read
 
@@ -93,37 +87,37 @@ def _batched_edit(editor: Editor, fact: Fact) -> tuple[float, float, tuple[torch
     return read, searched, (keys, found)
 
 
-def against_batched(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
-    """The batched solver and the kit on one fact: the search alone, the edit under one rule, and under all eight.
+def against_batched(editor: Editor, fact: Fact) -> pd.DataFrame:
+    """The batched solver and the kit on one fact: the search alone, the edit under ROME, and under all eight rules.
 
     Columns: what, seconds_batched, seconds_ours, ratio, relative_error (of delta, or the largest of any Delta), and
     floor_seconds of the search. Eight rules stand beside eight searches, made once and counted eight times, and beside a
     batched solver that shares its search as well.
     """
-    model, device, leading = editor.model, editor.model.device, editor.leading or ""
+    model, device, given = editor.model, editor.model.device, (editor.model, fact, editor.prefixes)
     read, searched, (keys, (target, delta, losses)) = _batched_edit(editor, fact)
     made, expected = {}, {}
-    for name, choice in RULES.items():
-        given = model, fact, editor.prefixes, editor.second_moment.matrix, choice, leading, target, keys
-        made[name], expected[name] = timed(partial(naive.delta_matrix, *given), device)
+    for rule, choice in RULES.items():
+        more = editor.second_moment.matrix, choice, editor.leading or "", target, keys
+        made[rule], expected[rule] = timed(partial(naive.delta_matrix, *given, *more), device)
     floor = partial(search_floor, model, [fact], editor.prefixes, len(losses), editor.leading)
     floors = [floor()]
     value_seconds, value = timed(lambda: editor.value(fact), device)
     floors.append(floor())  # before and after, for a machine that others use too
-    one_seconds, one = timed(lambda: editor.updates(fact, [rule]), device)
+    one_seconds, one = timed(lambda: editor.update(fact, "rome"), device)
     all_seconds, every = timed(lambda: editor.updates(fact, list(RULES)), device)
     solving, n, both = sum(made.values()), len(RULES), read + searched
-    error = max(_error(every[name].matrix(), expected[name]) for name in RULES)
+    error = max(_error(every[rule].matrix(), expected[rule]) for rule in RULES)
     rows = [
         ("search of v_e", searched, value_seconds, _error(value.delta, delta)),
-        (f"one edit, {rule}", both + made[rule], one_seconds, _error(one[rule].matrix(), expected[rule])),
+        ("one edit, rome", both + made["rome"], one_seconds, _error(one.matrix(), expected["rome"])),
         (f"one edit, all {n} rules, against {n} searches", n * both + solving, all_seconds, error),
         (f"one edit, all {n} rules, against one search", both + solving, all_seconds, error),
     ]
-    return _compared([(*row, sum(floors) / 2) for row in rows])
+    return _compared([(*row, mean(floors)) for row in rows])
 
 
-def lockstep_speed(editor: Editor, facts: Sequence[Fact], sequences: Sequence[int] = (1, 3, 12)) -> pd.DataFrame:
+def lockstep_speed(editor: Editor, facts: Sequence[Fact], sequences: Sequence[int]) -> pd.DataFrame:
     """Seconds per edit of so many sequences in lockstep, measured and logged, beside one edit of the batched solver.
 
     The sequences edit the facts in their order under the first rules of RULES and METHODS. Columns as in `against_batched`;
@@ -131,10 +125,10 @@ def lockstep_speed(editor: Editor, facts: Sequence[Fact], sequences: Sequence[in
     """
     device, _ = editor.model.device, editor.second_moment.eigen  # made once, for the methods
     theirs = mean([sum(_batched_edit(editor, fact)[:2]) for fact in facts])
-    checks, rows, expected = Checks(every=len(facts), retest=False), [], None
+    given = {"facts": facts, "checks": Checks(every=len(facts), retest=False)}
+    rows, expected = [], None
     for n in sequences:
         with TemporaryDirectory() as scratch:
-            given = {"facts": facts, "checks": checks}
             runs = {rule: given | {"rule": rule, "folder": Path(scratch, rule)} for rule in [*RULES, *METHODS][:n]}
             seconds, made = timed(partial(lockstep, editor, runs, progress=False), device)
             first = next(iter(made.values()))
@@ -152,7 +146,8 @@ def lockstep_speed(editor: Editor, facts: Sequence[Fact], sequences: Sequence[in
 
 def _compared(rows: Sequence[tuple]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["what", "seconds_batched", "seconds_ours", "relative_error", "floor_seconds"])
-    return table.assign(ratio=table["seconds_batched"] / table["seconds_ours"])[COLUMNS]
+    table.insert(3, "ratio", table["seconds_batched"] / table["seconds_ours"])
+    return table
 
 
 def _error(ours: torch.Tensor, expected: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The statements of the paper's claims C1 to C11 about the two studies; `verdicts` turns them into verdicts.
+"""The statements of the paper's claims C1 to C11 about the two studies, and the table of all; see verdicts.
 
 Several facts can be about one subject, and they are not independent. So intervals are over subjects: a subject is broken when
 one of its edits breaks the model, and has the median of its sizes and entropies and the mean of its ES, PS and NS.
@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ..measure.metrics import NOTHING, auc, interval, share
-from ..update.rules import RULES
-from .examples import memory_errors
+from ..measure import auc, interval
+from ..measure.metrics import NOTHING, share
+from ..store import read_yaml
+from ..update import RULES
 from .runs import TIMES
 from .verdicts import MINIMUM as MINIMUM
-from .verdicts import Evidence, Statement, premise, supporting, tabulate
+from .verdicts import Evidence, Statement, core, premise, supporting, verdict
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
 HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
@@ -48,7 +50,7 @@ def _ratio(edits: pd.DataFrame, upper: pd.Series) -> dict[str, Any]:
 
 def _drawn(edits: pd.DataFrame) -> str:
     """How many edits of each stratum break the model: facts are drawn by stratum, not at random."""
-    stratum = edits.get("stratum", edits["position"].eq(0).map({True: "first-token", False: "ordinary"}))
+    stratum = edits["position"].eq(0).map({True: "first-token", False: "ordinary"})
     counts = [f"{here.sum()} of the {len(here)} {name}" for name, here in edits["broken"].groupby(stratum)]
     return f"edits that break the model, by how their facts were drawn: {', '.join(counts)}"
 
@@ -56,13 +58,6 @@ def _drawn(edits: pd.DataFrame) -> str:
 def _some_break(edits: pd.DataFrame) -> Statement:
     says = f"some single ROME edits raise perplexity more than {TIMES:g} times"
     return premise(says, "above", 0, (edits["broken"].sum(),), unit="edits", note=_drawn(edits))
-
-
-def _few_break(evidence: Evidence, rule: str) -> Statement:
-    edits = evidence.edits(rule)
-    yes = edits.groupby("subject")["broken"].any()
-    says = f"the share of subjects of which a single {rule.replace('rome', 'ROME')} edit breaks the model is below {RARE} %"
-    return supporting(says, "below", RARE, note=_drawn(edits), **_per_cent(yes))
 
 
 def repeating_text(evidence: Evidence) -> list[Statement]:
@@ -75,8 +70,7 @@ def repeating_text(evidence: Evidence) -> list[Statement]:
         f"entropy over words or tokens below {REPEATING})"
     )
     note = f"median of that entropy {lower.median():.2f}" if len(lower) else ""
-    core = Statement(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))
-    return [_some_break(edits), core]
+    return [_some_break(edits), core(says, "above", HALF, note=note, **_per_cent(lower < REPEATING))]
 
 
 def disabling_size(evidence: Evidence) -> list[Statement]:
@@ -86,11 +80,11 @@ def disabling_size(evidence: Evidence) -> list[Statement]:
         f"the median |Δ| of ROME edits that break the model is above {LARGE} times, an order of magnitude, that of the "
         "others (published: 630 times and more)"
     )
-    core = Statement(says, "above", LARGE, **_ratio(edits, edits["broken"]))
+    larger = core(says, "above", LARGE, **_ratio(edits, edits["broken"]))
     sizes = edits.groupby(["subject", "broken"])["delta"].median().reset_index()
     says = f"|Δ| sorts them from the others: the area under the ROC curve is above {SORTED}"
     area = auc(sizes["delta"], sizes["broken"])
-    return [_some_break(edits), core, supporting(says, "above", SORTED, area, core.n, unit="area")]
+    return [_some_break(edits), larger, supporting(says, "above", SORTED, area, larger["n"], unit="area")]
 
 
 def mixed_keys(evidence: Evidence) -> list[Statement]:
@@ -101,17 +95,20 @@ def mixed_keys(evidence: Evidence) -> list[Statement]:
     whole = ~pd.DataFrame(others).any(axis=1).groupby(bad["subject"]).any()
     says = f"of the subjects whose ROME edits break the model, more than {MOST} % do not under r-ROME and p-ROME"
     note = ", ".join(f"{here.sum()} of {len(bad)} edits break it under {rule}" for rule, here in others.items())
-    core = Statement(says, "above", MOST, note=note, **_per_cent(whole))
-    return [_some_break(edits), core]
+    return [_some_break(edits), core(says, "above", MOST, note=note, **_per_cent(whole))]
 
 
 def one_cluster(evidence: Evidence, rule: str) -> list[Statement]:
     """C4, and C5 without its cost."""
     edits = evidence.edits(rule)
-    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under "
-    says += rule.replace("rome", "ROME")
-    core = Statement(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0)))
-    return [core, _few_break(evidence, rule)]
+    name = rule.replace("rome", "ROME")
+    says = f"the median |Δ| of first-token subjects is below {ONE_CLUSTER} times that of the others under {name}"
+    few = f"the share of subjects of which a single {name} edit breaks the model is below {RARE} %"
+    broken = _per_cent(edits.groupby("subject")["broken"].any())
+    return [
+        core(says, "below", ONE_CLUSTER, **_ratio(edits, edits["position"].eq(0))),
+        supporting(few, "below", RARE, note=_drawn(edits), **broken),
+    ]
 
 
 def one_cluster_at_a_cost(evidence: Evidence) -> list[Statement]:
@@ -129,16 +126,14 @@ def sudden_collapse(evidence: Evidence) -> list[Statement]:
         f"and its own |Δ| is above {JUMP} times the run's median (else: 0 %)"
     )
     if came is None:
-        return [collapsed, Statement(says, "above", HALF, NOTHING, n=0, unit="%")]
+        return [collapsed, core(says, "above", HALF, NOTHING, n=0, unit="%")]
     level, edits = np.log(evidence.ratios("rome").to_numpy()[:came]), evidence.runs["rome"].edits
     rises = np.diff(level, prepend=0.0)
     at = int(rises.argmax())
     part, jump = min(100.0, 100 * rises[at] / level[-1]), edits["delta"].iloc[at] / edits["delta"].median()
     note = f"{part:.0f} % by edit {at + 1}, {edits['subject'].iloc[at]}, its |Δ| {jump:.1f} times that median"
-    return [
-        collapsed,
-        Statement(says, "above", HALF, (part if jump > JUMP else 0.0,), n=len(edits), unit="%", note=note),
-    ]
+    found = (part if jump > JUMP else 0.0,)
+    return [collapsed, core(says, "above", HALF, found, n=len(edits), unit="%", note=note)]
 
 
 def slow_decay(evidence: Evidence) -> list[Statement]:
@@ -147,7 +142,7 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
     ratios, edits, rome = evidence.ratios("r-rome"), evidence.runs["r-rome"].edits, evidence.runs["rome"].edits
     n, sizes = len(edits), edits["delta"] / edits["delta"].median()
     highest = ratios.max() if came else np.nan  # where ROME's run breaks, else nothing is compared
-    core = (
+    stays = (
         f"over the whole run, in which ROME's model breaks, r-ROME's perplexity stays below {TIMES:g} times its start"
     )
     final = rome["delta_after"].iloc[-1] / edits["delta_after"].iloc[-1]
@@ -157,7 +152,7 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
     steps = ", ".join(edits["subject"][sizes > JUMP])
     return [
         collapsed,
-        Statement(core, "below", TIMES, (highest,), n=n, note=last),
+        core(stays, "below", TIMES, (highest,), n=n, note=last),
         supporting(smaller, "above", LARGE, (final,), n=n),
         supporting(smooth, "below", JUMP, (sizes.max(),), n=n, note=steps),
     ]
@@ -169,9 +164,25 @@ def comparable_metrics(evidence: Evidence) -> list[Statement]:
     for name in ("S", "ES", "PS", "NS"):
         found, n = evidence.difference("r-rome", "rome", name)
         says = f"on ordinary facts r-ROME's {name} is within {COMPARABLE} points of ROME's, or better, paired"
-        kind = Statement if name == "S" else supporting
+        kind = core if name == "S" else supporting
         statements.append(kind(says, "above", -COMPARABLE, found, n, unit="points"))
     return statements
+
+
+def memory_errors() -> dict[str, dict[str, float]]:
+    """Per rule the relative error ||W'k - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
+    draw, d_k, d_v = torch.Generator().manual_seed(0), 24, 16
+    weight = torch.randn(d_v, d_k, generator=draw)
+    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
+    all_keys = torch.randn(5, d_k, generator=draw)
+    target = torch.randn(d_v, generator=draw)
+    keys, errors = {"average": all_keys.mean(0), "original": all_keys[0]}, {}
+    for rule, choice in RULES.items():
+        u = torch.linalg.solve(stored @ stored.T, keys[choice.direction].double())
+        left, right = target - weight @ keys[choice.residual], (u / (u @ keys[choice.denominator].double())).float()
+        after = {name: weight @ key + left * (right @ key) for name, key in keys.items()}
+        errors[rule] = {name: ((value - target).norm() / target.norm()).item() for name, value in after.items()}
+    return errors
 
 
 def sound_derivation(evidence: Evidence) -> list[Statement]:
@@ -182,7 +193,7 @@ def sound_derivation(evidence: Evidence) -> list[Statement]:
     shipped = "as shipped it does not hold at the averaged key, for which the formula was derived (random memory)"
     mixed, unit = errors["rome"]["average"], "relative error"
     return [
-        Statement(exact, "below", EXACT, (kept,), unit=unit),
+        core(exact, "below", EXACT, (kept,), unit=unit),
         supporting(shipped, "above", 100 * EXACT, (mixed,), unit=unit),
     ]
 
@@ -203,5 +214,12 @@ CRITERIA: dict[str, Callable[[Evidence], list[Statement]]] = {
 
 
 def scorecard(evidence: Evidence) -> pd.DataFrame:
-    """All claims judged on the two studies; see verdicts.tabulate."""
-    return tabulate({name: criteria(evidence) for name, criteria in CRITERIA.items()})
+    """All claims judged on the two studies: a row per claim and statement; a claim without statements has one row."""
+    rows = []
+    for name, about in read_yaml("claims.yaml").items():
+        statements = CRITERIA[name](evidence)
+        outcome = verdict(statements)
+        row = {"id": name} | {each: about[each] for each in ("claim", "published", "status")}
+        row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
+        rows += [row | part for part in statements] or [row]
+    return pd.DataFrame(rows).fillna(dict.fromkeys(["role", "statement", "side", "unit", "found", "outcome"], ""))

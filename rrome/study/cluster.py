@@ -15,14 +15,15 @@ from unittest import mock
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
+from ..edit import Editor
+from ..facts import Fact
 from ..store import RromeError, bar
 from ..store.journal import differences
-from ..update.rules import NAMED_RULES, RULES, Rule, rule_named, rules_named
+from ..update import NAMED_RULES, RULES, Rule, rule_named
+from ..update.rules import rules_named
 from . import sequential, single
 from .runs import SequentialRun
-from .sequence import Checks
+from .sequential import Checks
 
 try:
     import cloudpickle
@@ -37,17 +38,17 @@ def single_edits(
     rules: Sequence[str | Rule] = tuple(RULES), measures: single.Measures | None = None, at_once: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """As `single.single_edits`, `at_once` facts a task: the same table up to rounding, in a journal that both continue."""
-    measures, chosen = measures or single.Measures(), rules_named(rules, remembering=False, recorded=True)
-    asked: dict[str, Any] = {"facts": facts, "n_generated": measures.n_generated, "rules": list(chosen.values())}
-    with _workers(cluster, make_editor, partial(single.prepared, **asked)) as (run, settings, lengths, suited):
+    chosen = rules_named(rules, remembering=False, recorded=True)
+    given: dict[str, Any] = {"rules": chosen, "measures": measures or single.Measures()}
 
-        def make(batches: Sequence[list[int]]) -> Iterator[tuple[int, single.Rows]]:
-            work = partial(single.measured_edits, rules=chosen, measures=measures)
-            for batch, rows in run({tuple(b): partial(work, facts=[facts[n] for n in b]) for b in batches}):
-                yield from zip(batch, rows, strict=True)
+    def task(batch: single.Batch) -> Callable[[Editor], Iterator[single.Rows]]:
+        return partial(single.measured_edits, facts=[facts[n] for n in batch], **given)
 
-        header = settings | single.chosen_settings(facts, chosen, measures)
-        return single.record_edits(path, header, lengths, make, at_once=at_once or suited)
+    prepare = partial(single.prepared, facts=facts, **given)
+    with _workers(cluster, make_editor, prepare) as (run, settings, lengths, suited):
+        return single.record_edits(
+            path, settings, lengths, lambda batches: run({b: task(b) for b in batches}), at_once=at_once or suited
+        )
 
 
 def sequential_edits(
@@ -60,7 +61,8 @@ def sequential_edits(
         for seed, facts in sequences.items():
             tasks[name, seed] = partial(work, facts=facts, folder=Path(folder).resolve() / f"{name}-{seed}", rule=rule)
     every = [fact for facts in sequences.values() for fact in facts]
-    with _workers(cluster, make_editor, partial(single.prepared, facts=every)) as (run, *_):
+    prepare = partial(single.prepared, facts=every, rules={}, measures=single.Measures(n_generated=0))
+    with _workers(cluster, make_editor, prepare) as (run, *_):
         made = dict(bar(run(tasks), total=len(tasks), desc="runs", unit="run"))
     return {label: made[label] for label in tasks}
 
@@ -120,6 +122,7 @@ def _work(recipe: bytes, settings: Mapping[str, Any], task: Callable[[Editor], A
     if recipe not in editors:
         editors.clear()  # frees the old model first
         editors[recipe] = cloudpickle.loads(recipe)()
-    if settings and (changes := differences(single.study_settings(editors[recipe]), settings)):
+    mine = single.study_settings(editors[recipe])
+    if settings and (changes := differences(mine, {name: settings.get(name) for name in mine})):
         raise RromeError(f"the editor of worker {worker.name} is not the study's ({changes}): fix prefixes and files")
     return list(result) if isinstance(result := task(editors[recipe]), Iterator) else result

@@ -2,90 +2,70 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from dataclasses import asdict, replace
 
 import pandas as pd
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact, load_facts
-from ..facts.text import factbook_prose
-from ..measure.glue import glue_task
-from ..measure.tasks import Task, agreement_task, recall_task, sentiment_task
-from ..model.model import Model
+from ..edit import Editor
+from ..facts import Fact, factbook_prose, load_facts
+from ..measure import Task, agreement_task, glue_task, recall_task, sentiment_task
+from ..model import Model
 from ..model.tokens import subject_position
-from ..store.disk import RromeError
-from ..update.keys import facts_keys
-from ..update.rules import preflight
+from ..store import RromeError
+from ..update import facts_keys, preflight
 
 
 def draw_facts(
     model: Model, dataset: str, *, n_known: int, n_ordinary: int, n_first_token: int, n_companies: int = 0,
     n_prompts: int = 2, seed: int = 0,
 ) -> list[Fact]:  # fmt: skip
-    """Two strata (see `strata`) drawn from the first `n_known` facts of a set, then `n_companies` of the set "companies".
+    """Seeded samples of the first `n_known` of a set, ordinary ones, then first-token ones, and of the set "companies".
 
-    Each fact keeps at most `n_prompts` generation prompts.
+    A first-token fact has its subject's last token at the start of the prompt. Each keeps at most `n_prompts` generation
+    prompts. RromeError where the set holds too few.
     """
-    ordinary, first = strata(model, load_facts(dataset, n=n_known), n_ordinary, n_first_token, seed=seed)
-    companies = load_facts("companies", n=n_companies, seed=seed) if n_companies else []
-    return [replace(fact, generation=fact.generation[:n_prompts]) for fact in ordinary + first + companies]
-
-
-def strata(
-    model: Model, facts: Sequence[Fact], n_ordinary: int, n_first: int, seed: int = 0
-) -> tuple[list[Fact], list[Fact]]:
-    """Seeded samples of ordinary facts and of facts whose subject's last token is the first token of the prompt."""
-    positions = [subject_position(model, fact) for fact in facts]
-    ordinary = [fact for fact, position in zip(facts, positions, strict=True) if position]
-    first = [fact for fact, position in zip(facts, positions, strict=True) if not position]
-    for kind, n, pool in (("ordinary", n_ordinary, ordinary), ("first-token", n_first, first)):
+    pools: dict[bool, list[Fact]] = {True: [], False: []}
+    for fact in load_facts(dataset, n=n_known):
+        pools[subject_position(model, fact) > 0].append(fact)
+    drawn, draw = [], random.Random(seed)
+    for kind, n, pool in (("ordinary", n_ordinary, pools[True]), ("first-token", n_first_token, pools[False])):
         if n > len(pool):
+            known = len(pools[True] + pools[False])
             raise RromeError(
-                f"{n} {kind} facts asked, the {len(facts)} facts hold {len(pool)}: ask fewer or give more facts"
+                f"{n} {kind} facts asked, the {known} facts hold {len(pool)}: ask fewer or give more facts"
             )
-    draw = random.Random(seed)
-    return draw.sample(ordinary, n_ordinary), draw.sample(first, n_first)
+        drawn += draw.sample(pool, n)
+    drawn += load_facts("companies", n=n_companies, seed=seed) if n_companies else []
+    return [replace(fact, generation=fact.generation[:n_prompts]) for fact in drawn]
 
 
 def draw_sequence(dataset: str, *, n_known: int, n_edits: int, order: int = 0) -> list[Fact]:
-    """`n_edits` facts drawn from the first `n_known` of a set, in an order that the number `order` seeds.
-
-    A longer sequence of the same order begins with the shorter one.
-    """
+    """`n_edits` of the first `n_known` facts of a set, in an order seeded by `order`; a longer one begins with the shorter."""
     if not 0 <= n_edits <= n_known:
         raise RromeError(f"{n_edits} edits asked, of the first {n_known} facts only: raise n_known")
     facts = load_facts(dataset, n=n_known)
     return random.Random(order).sample(facts, len(facts))[:n_edits]
 
 
-def preflights(editor: Editor, facts: Sequence[Fact], *, progress: bool | None = None) -> pd.DataFrame:
-    """What the keys of each fact predict, without a search: both cosines, key norms, shift, denominators, amplifications.
-
-    `position` is that of the subject's last token in the bare prompt, from 0.
-    """
+def preflights(editor: Editor, facts: Sequence[Fact]) -> pd.DataFrame:
+    """What the keys of each fact predict, without a search, and its subject's `position` in the bare prompt, from 0."""
     rows = []
-    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=progress)
+    every = facts_keys(editor.model, facts, editor.prefixes, editor.leading, progress=None)
     for fact, keys in zip(facts, every, strict=True):
         found = preflight(keys, editor.second_moment, fact.subject, site=editor.model.site)
-        row: dict[str, Any] = {name: getattr(fact, name) for name in ("case_id", "subject", "prompt")}
-        row["position"] = subject_position(editor.model, fact)
-        row |= {name: getattr(found, name) for name in ("cosine", "cos_c", "norm_average", "norm_original", "shift")}
-        row |= {f"denominator_{rule}": number for rule, number in found.denominator.items()}
-        row |= {f"amplification_{rule}": number for rule, number in found.amplification.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        about = {"case_id": fact.case_id, "prompt": fact.prompt, "position": subject_position(editor.model, fact)}
+        rows.append(about | asdict(found) | {"cos_c": found.cos_c})
+    return pd.json_normalize(rows, sep="_")  # denominator_RULE, amplification_RULE
 
 
-def probe(n_characters: int = 600) -> str:
+def probe() -> str:
     """The held-out text, about one country, on which perplexity is measured after a single edit (about 130 tokens)."""
-    return factbook_prose("held-out")[0][:n_characters]
+    return factbook_prose("held-out")[0][:600]
 
 
-def mixed_probe(n_characters: int = 1200) -> str:
+def mixed_probe() -> str:
     """The held-out text, a paragraph each about several countries, on which perplexity is measured in a sequence."""
-    return "\n".join(text.split("\n")[0] for text in factbook_prose("held-out"))[:n_characters]
+    return "\n".join(text.split("\n")[0] for text in factbook_prose("held-out"))[:1200]
 
 
 def named_tasks(model: Model, dataset: str, names: Sequence[str], *, n_known: int, n_items: int) -> list[Task]:
@@ -101,9 +81,9 @@ def named_tasks(model: Model, dataset: str, names: Sequence[str], *, n_known: in
         "agreement": lambda: agreement_task(max(1, n_items // 4)),
         "recall": lambda: recall_task(unedited, n_items),
     }
-    tasks: list[Task] = []
-    for name in names:
+
+    def glue(name: str) -> Task:
         folder, _, task = name.rpartition("/")
-        glue = partial(glue_task, task, folder or "hub", n_per_class=max(1, n_items // 2))
-        tasks.append(offline.get(name, glue)())
-    return tasks
+        return glue_task(task, folder or "hub", n_per_class=max(1, n_items // 2))
+
+    return [offline[name]() if name in offline else glue(name) for name in names]

@@ -1,4 +1,4 @@
-"""A few edits looked at closely: a random memory, what edited models generate (Figure 1), a form to try any edit."""
+"""A few edits looked at closely: what edited models generate (Figure 1), and a form to try any edit."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -6,45 +6,20 @@ from html import escape
 from typing import Any
 
 import pandas as pd
-import torch
 
-from ..edit.editor import Editor, Solution
-from ..facts.fact import Fact
+from ..edit import Editor, Solution
+from ..facts import Fact
 from ..measure.metrics import distinct_share, fact_metrics, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, perplexity, rowwise, target_nll
-from ..model.model import generate
-from ..model.site import EditSite
-from ..store.disk import RromeError
-from ..update.keys import Keys
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, rank_one_update
-from ..update.second_moment import SecondMoment
-from ..update.value import Value
-from .draw import probe as held_out_probe
+from ..model import generate
+from ..store import RromeError
+from ..update import NAMED_RULES, RULES, RankOneUpdate
+from .draw import probe
 
 LIMIT = 5  # amplified above so many times what one key throughout gives, an edit is likely to disable the model
 TYPED = ("prompt", "subject", "target_new", "target_true", "paraphrases", "neighbourhood", "generation")
 WORDS = {"ES": "ES: new beats true", "PS": "PS: also in other words", "NS": "NS: neighbours keep theirs"}
 STEPS = ("preflight", "compare", "edit", "undo last", "undo all")
-
-
-def memory_errors(d_k: int = 24, d_v: int = 16, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Per rule the relative error ||W'k + b - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
-    draw = torch.Generator().manual_seed(seed)
-    memory = torch.nn.Linear(d_k, d_v)
-    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
-    site = EditSite(0, "", memory, memory)
-    stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
-    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
-    keys = Keys(torch.randn(5, d_k, generator=draw))
-    target = torch.randn(d_v, generator=draw)
-    value = Value(target * 0, target, (), (), keys)
-    errors: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
-    for rule in RULES:
-        update = rank_one_update(site, keys, value, c0, rule)
-        for name, key in (("average", keys.average), ("original", keys.original)):
-            after = site.value(key) + update.left * (update.right @ key)
-            errors[rule][name] = ((after - target).norm() / target.norm()).item()
-    return errors
 
 
 def what_it_says(
@@ -58,10 +33,7 @@ def what_it_says(
     n_perplexity: int = 4096,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The text that the unedited and each edited model generate after each prompt, and its perplexity on `texts`.
-
-    One row per prompt and rule, "unedited" first and without a size. Text is sampled (top-k 5) from one seed.
-    """
+    """What the unedited and each edited model generate after each prompt (top-k 5), and its perplexity on `texts`."""
     models = {"unedited": None, **updates}
     pairs = [(prompt, rule) for prompt in prompts for rule in models]
     with rowwise(editor.model, [models[rule] for _, rule in pairs]):
@@ -90,37 +62,30 @@ def what_it_says(
     )
 
 
-CELL = "text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"
+LOOK = "text-align: left; vertical-align: top; padding: 0.2em 0.8em; white-space: pre-wrap"
 BEFORE, WHOLE, BROKEN = "#8882", "#009e7330", "#d55e0040"  # behind the columns of models
 
 
-def _html_table(
-    caption: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float]], colours: Sequence[str] = ()
-) -> str:
-    """HTML with a caption and headers of columns and rows; every text in it is escaped, numbers have three digits."""
-    head = "".join(f'<th scope="col" style="{CELL}">{escape(name)}</th>' for name in heads)
-    body = ""
-    for name, cells in rows.items():
-        texts = [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells]
-        behind = [f"{CELL}; background: {colour}" for colour in colours] or [CELL] * len(texts)
-        data = "".join(f'<td style="{look}">{escape(text)}</td>' for look, text in zip(behind, texts, strict=True))
-        body += f'<tr><th scope="row" style="{CELL}">{escape(name)}</th>{data}</tr>'
-    title = f'<caption style="{CELL}">{escape(caption)}</caption>'
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _html(caption: str, table: pd.DataFrame, colours: Sequence[str] = ()) -> str:
+    """HTML of a table with a colour behind each column; every text in it is escaped, numbers have three digits."""
+    shown = table.style.set_caption(escape(caption))
+    shown.set_table_styles([{"selector": "td, th, caption", "props": LOOK}])
+    shown.format(lambda cell: cell if isinstance(cell, str) else f"{cell:.3g}", escape="html")
+    shown.format_index(escape="html", axis="index").format_index(escape="html", axis="columns")
+    if colours:
+        shown.apply(lambda _: [f"background: {colour}" for colour in colours], axis="columns")
+    return shown.to_html()
 
 
-def playground(
-    editor: Editor, examples: Sequence[Fact] = (), *, probe: str | None = None, n_generated: int = 40
-) -> Any:
+def playground(editor: Editor, examples: Sequence[Fact] = (), *, n_generated: int = 40) -> Any:
     """A form for one fact, rule and step, to be shown in a notebook; its last two children are the button and the page.
 
     Steps: "preflight" makes no search; "compare" measures the model as it is beside the named rules and the chosen one;
-    "edit" also puts the chosen update into W; "undo last"; "undo all". Perplexity is of `probe` (None: held-out text).
+    "edit" also puts the chosen update into W; "undo last"; "undo all". Perplexity is of held-out text.
     """
     import ipywidgets  # only a notebook needs it
 
     found: dict[tuple, Solution] = {}  # the last one, by what it was searched for: another rule needs no new search
-    texts = [held_out_probe() if probe is None else probe]
     options = [(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples]
     example = ipywidgets.Dropdown(options=options, description="example", layout={"width": "98%"})
     fields = {name: ipywidgets.Textarea(rows=1, description=name, layout={"width": "98%"}) for name in TYPED}
@@ -148,7 +113,7 @@ def playground(
         found.clear()
         found[wanted] = solution
         updates = {name: solution.update(name) for name in (*NAMED_RULES, rule)}
-        shown = _preflight_table(editor, fact) + _comparison(editor, fact, updates, texts, n_generated)
+        shown = _preflight_table(editor, fact) + _comparison(editor, fact, updates, n_generated)
         if step == "edit":
             editor.apply(updates[rule])
         return shown
@@ -176,41 +141,36 @@ def _edits_in(editor: Editor) -> str:
 
 def _preflight_table(editor: Editor, fact: Fact) -> str:
     keys = editor.preflight(fact)
-    one_key = min(keys.amplification[rule] for rule in ("r-rome", "p-rome"))
-    rows = {}
-    for rule, size in keys.amplification.items():
-        verdict = "likely to disable the model" if size > LIMIT * one_key else "of an ordinary size for its keys"
-        rows[rule] = keys.denominator[rule], size, size / one_key, verdict
+    table = pd.DataFrame({"denominator": keys.denominator, "amplification": keys.amplification})
+    times = table["amplification"] / table["amplification"][["r-rome", "p-rome"]].min()
+    verdicts = {True: "likely to disable the model", False: "of an ordinary size for its keys"}
+    table = table.assign(**{"times one key's": times, "the edit is": times.gt(LIMIT).map(verdicts)})
     norms = f"norms {keys.norm_average:.1f} (average), {keys.norm_original:.1f} (original)"
-    heads = ["rule", "denominator", "amplification", "times one key's", "the edit is"]
-    return _html_table(f"Keys: cosine under the inverse of C_0 {keys.cos_c:.2f}, {norms}", heads, rows)
+    return _html(f"Keys: cosine under the inverse of C_0 {keys.cos_c:.2f}, {norms}", table)
 
 
-def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], texts: list[str], n: int) -> str:
+def _comparison(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate], n_generated: int) -> str:
     """Two tables, a column for the model before and one per update: numbers, and generated text."""
     models = {"before": None, **updates}
-    sizes: dict[str, list] = {"‖Δ‖ (Frobenius)": ["none", *(update.norm for update in updates.values())]}
-    prompts, targets = [fact.rewrite] * len(models), [fact.target_new] * len(models)
-    nll = target_nll(editor.model, prompts, targets, [*models.values()], fact.separator)
-    new, true = nll.neg().exp().tolist(), [0.0] * len(models)
-    numbers: dict[str, list] = {"p(new answer)": new}
+    prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
+    said = what_it_says(editor, fact, updates, prompts, [probe()], n_generated=n_generated, seed=editor.seed)
+    texts = said["text"].str.strip() + said["entropy_tokens"].map("\n(entropy of tokens {:.2f})".format)
+    generated = pd.DataFrame(texts.to_numpy().reshape(-1, len(models)), said["prompt"].unique(), [*models])
+    asked = [fact.rewrite] * len(models), [fact.target_new] * len(models)
+    nll = target_nll(editor.model, *asked, [*models.values()], fact.separator)
+    numbers = pd.DataFrame({"p(new answer)": nll.neg().exp().tolist()}, [*models])
     if fact.target_true:
         pairs = fact_probabilities(editor.model, fact, models).values()
-        numbers["p(true answer)"] = true = [found["rewrite"][0][1] for found in pairs]
-        scores = pd.DataFrame(map(fact_metrics, pairs))[[*WORDS]].dropna(axis=1)
-        numbers |= scores.rename(columns=WORDS).to_dict("list")
-    prompts = list(dict.fromkeys((fact.rewrite, *fact.generation)))
-    table = what_it_says(editor, fact, updates, prompts, texts, n_generated=n, seed=editor.seed)
-    numbers["perplexity"] = perplexities = [*table["perplexity"][: len(models)]]
-    known = [p > max(q, 0.5) for p, q in zip(new, true, strict=True)]
-    whole = [here <= 2 * perplexities[0] for here in perplexities]
-    verdicts = [
-        f"the fact is {'' if k else 'not '}in, the model is {'whole' if w else 'broken'}"
-        for k, w in zip(known, whole, strict=True)
-    ]
-    colours = [BEFORE, *(WHOLE if w else BROKEN for w in whole[1:])]
-    table["text"] = table["text"].str.strip() + table["entropy_tokens"].map("\n(entropy of tokens {:.2f})".format)
-    generated = {prompt: [*rows["text"]] for prompt, rows in table.groupby("prompt", sort=False)}
-    caption, heads = f"{fact.rewrite} → {fact.target_new}", ["", *models]
-    shown = _html_table(caption, heads, {"verdict": ["–", *verdicts[1:]]} | sizes | numbers, colours)
-    return shown + _html_table("Generated text", heads, generated, colours)
+        numbers["p(true answer)"] = [found["rewrite"][0][1] for found in pairs]
+        scores = pd.DataFrame(map(fact_metrics, pairs), [*models])[[*WORDS]].dropna(axis="columns")
+        numbers = numbers.join(scores.rename(columns=WORDS))
+    known = numbers.filter(like="answer").assign(half=0.5).idxmax(axis="columns").eq("p(new answer)")
+    numbers["perplexity"] = [*said["perplexity"][: len(models)]]
+    whole = numbers["perplexity"].le(2 * numbers["perplexity"]["before"])
+    verdicts = "the fact is " + known.map({True: "in", False: "not in"})
+    verdicts += ", the model is " + whole.map({True: "whole", False: "broken"})
+    numbers.insert(0, "‖Δ‖ (Frobenius)", ["none", *(update.norm for update in updates.values())])
+    numbers.insert(0, "verdict", ["–", *verdicts[1:]])
+    colours = [BEFORE, *whole[1:].map({True: WHOLE, False: BROKEN})]
+    caption = f"{fact.rewrite} → {fact.target_new}"
+    return _html(caption, numbers.T, colours) + _html("Generated text", generated, colours)

@@ -1,40 +1,38 @@
 """Choosing l*: what edits achieve at each layer, and causal tracing (Meng et al. 2022): which layers carry a fact.
 
-    p        probability of the true answer
-    p*       the same with noise on the embeddings of the subject's tokens
-    p*(l)    the same, with one state of layer l at the subject's last token put back to what it is without noise
+p        probability of the true answer
+p*       the same with noise on the embeddings of the subject's tokens
+p*(l)    the same, with one state of layer l at the subject's last token put back to what it is without noise
 
-    total effect  p - p*            indirect effect of layer l  p*(l) - p*        means over facts and noise samples
-
-A fact is traced in one batch of 1 + samples (1 + layers) rows: the clean one, the noised ones, and these again per layer,
-with that layer's state copied from row 0.
+total effect  p - p*            indirect effect of layer l  p*(l) - p*        means over facts and noise samples
 """
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
-from ..measure.metrics import harmonic_score, interval, share
+from ..edit import Editor
+from ..facts import Fact
+from ..measure import harmonic_score, interval
+from ..measure.metrics import share
+from ..model import Model, read_row, sample_prefixes, subject_tokens
 from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
-from ..model.model import Model
-from ..model.site import EditSite
-from ..model.tokens import check_prompts, read_row, sample_prefixes, subject_tokens
-from ..store.disk import RromeError
-from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, Rule
-from ..update.second_moment import second_moment
+from ..model.site import find_site
+from ..model.tokens import check_prompts
+from ..store import RromeError, bar
+from ..update import NAMED_RULES, RULES, Rule, second_moment
 from .runs import broken
 from .single import Measures, single_edits
 
 SHOWN = (*NAMED_RULES, "aao")  # rules whose texts are kept
+NOISE = 3.0  # in tracing
 DEPTH_MAP = (
     "layer", "case_id", "subject", "stratum", "rule", "perplexity_ratio", "delta_frobenius", "norm_original",
     "norm_average", "norm_v0", "p_new_bare", "p_new_prefixed",
@@ -45,11 +43,7 @@ def layer_sweep(
     model: Model, layers: Sequence[int], facts: Sequence[Fact], texts: Sequence[str], within: str | Path,
     *, c0_tokens: int, n_generated: int, rules: Sequence[str | Rule] = tuple(RULES), seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Single edits of all facts under the rules at every layer; one journal per layer in the folder `within`.
-
-    One search serves all rules. C_0 of each layer is made from the first `c0_tokens` tokens of the texts. Text is generated
-    under the paper's rules and `aao`.
-    """
+    """Single edits of all facts at every layer, each with a C_0 from the texts; one journal per layer in `within`."""
     tables, prefixes = [], sample_prefixes(model, seed)  # of the unedited model, so the same at every layer
     measures: Measures | None = None
     for layer in layers:
@@ -85,9 +79,8 @@ def safety(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for rule, here in table.groupby("rule", sort=False):
         bad, subjects = here[broken(here["perplexity_ratio"], 1)], here["subject"].nunique()
-        found = share(bad["subject"].nunique(), subjects)
         counts = {"broken": len(bad), "layers": bad["layer"].nunique(), "subjects": bad["subject"].nunique()}
-        shares = dict(zip(("share", "low", "high"), found, strict=True))
+        shares = dict(zip(("share", "low", "high"), share(counts["subjects"], subjects), strict=True))
         rows[rule] = {"edits": len(here), "worst": here["perplexity_ratio"].max()} | counts | shares
     return pd.DataFrame(rows).T.rename_axis("rule")
 
@@ -99,6 +92,11 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     `broken_RULE` counts the first-token facts whose edit raises the probe's perplexity more than TIMES times, and
     `times_RULE` is the median of perplexity after over before.
     """
+
+    def difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
+        here, there = (harmonic_score(es, ps, ns, axis) for es, ps, ns in (shares[:3], shares[3:]))
+        return here - there
+
     rows, measured = {}, edits[edits["rule"].eq("r-rome") & edits["position"].ne(0)]
     shares = {layer: here[["ES", "PS", "NS"]].to_numpy().T for layer, here in measured.groupby("layer")}
     best = max(shares, key=lambda layer: harmonic_score(*shares[layer]))
@@ -106,7 +104,7 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     for layer, here in measured.groupby("layer"):
         row = here[["ES", "PS", "NS", "GE"]].mean().to_dict()
         row["S"], row["S_low"], row["S_high"] = interval(shares[layer], harmonic_score)
-        row["below_best"] = interval([*shares[layer], *shares[best]], _score_difference)[2]
+        row["below_best"] = interval([*shares[layer], *shares[best]], difference)[2]
         for rule in NAMED_RULES:
             times = first[first["layer"].eq(layer) & first["rule"].eq(rule)]["perplexity_ratio"]
             row[f"broken_{rule}"], row[f"times_{rule}"] = broken(times, 1).sum(), times.median()
@@ -114,46 +112,24 @@ def layer_table(edits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("layer")
 
 
-def _score_difference(*shares: np.ndarray, axis: int = -1) -> np.ndarray:
-    es, ps, ns, *best = shares
-    return harmonic_score(es, ps, ns, axis) - harmonic_score(best[0], best[1], best[2], axis)
-
-
-def choose_layer(table: pd.DataFrame) -> int:
-    """l* from a `layer_table`: of the layers whose S is not below the best, the one where ROME breaks most facts.
-
-    Among equals, the one with the largest median perplexity after ROME's first-token edits.
-    """
-    return int(table[~(table["below_best"] < 0)].sort_values(["broken_rome", "times_rome"]).index[-1])
-
-
-Kind = Literal["hidden", "mlp"]
-
-
-def trace_layers(
-    model: Model,
-    facts: Sequence[Fact],
-    *,
-    samples: int = 10,
-    noise: float = 3.0,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> pd.DataFrame:
+def trace_layers(model: Model, facts: Sequence[Fact], *, samples: int = 10, seed: int = 0) -> pd.DataFrame:
     """The average indirect effect of every layer, one row per kind of state and layer, with a 95 % interval over facts.
 
-    Kind "hidden" restores what the block returns, "mlp" the output of its MLP. `noise` is in standard deviations of the
+    Kind "hidden" restores what the block returns, "mlp" the output of its MLP. The noise is NOISE standard deviations of the
     subjects' embeddings, `total` the average total effect. RromeError for a fact without a true answer, or no facts.
     """
     if not facts:
         raise RromeError("tracing needs facts: give at least one")
     check_prompts(model, facts)
     generator = torch.Generator().manual_seed(seed)
-    scale = noise * embedding_deviation(model, facts)
-    width = cast(nn.Embedding, model.lm.get_input_embeddings()).embedding_dim
-    effects: dict[Kind, list] = {"hidden": [], "mlp": []}
+    embedding = cast(nn.Embedding, model.lm.get_input_embeddings())
+    ids = [read_row(model, fact).ids[token] for fact in facts for token in subject_tokens(model, fact)]
+    scale = NOISE * embedding(torch.tensor(ids, device=model.device)).float().std().item()
+    effects: dict[str, list] = {"hidden": [], "mlp": []}
     totals = []
-    for fact in bar(facts, desc="tracing", unit="fact", show=progress):
-        shift = scale * torch.randn(samples, len(subject_tokens(model, fact)), width, generator=generator)
+    for fact in bar(facts, desc="tracing", unit="fact"):
+        size = samples, len(subject_tokens(model, fact)), embedding.embedding_dim
+        shift = scale * torch.randn(size, generator=generator)
         for kind in effects:
             clean, noised, restored = trace(model, fact, shift, kind)
             effects[kind].append(np.subtract(restored, noised))
@@ -167,8 +143,11 @@ def trace_layers(
 
 
 @torch.no_grad()
-def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: Kind) -> tuple[float, float, list[float]]:
-    """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings."""
+def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[float, float, list[float]]:
+    """p, p* and p*(l) per layer of one fact, with `shift` (samples, subject tokens, d) added to the embeddings.
+
+    In one batch of 1 + samples (1 + layers) rows: clean, noised, and noised again per layer with its state of row 0.
+    """
     row, tokens = read_row(model, fact, target=fact.answer), subject_tokens(model, fact)
     samples, n_read = len(shift), len(row.ids) - 1
     n_rows = 1 + samples * (1 + model.depth)
@@ -181,32 +160,18 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: Kind) -> tuple[fl
         embedded[1:, tokens.start : tokens.stop] += shift.repeat(1 + model.depth, 1, 1).to(embedded)
         return embedded
 
+    def restore(*states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:  # (B, T, d) each, a value after its key
+        state = states[-1].clone()
+        state[rows.to(state.device), row.subject] = state[0, row.subject]
+        return state
+
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(embeddings_changed(model, noised))
-        for layer in range(model.depth):
-            hooks.enter_context(_copied_from_clean(model.at_layer(layer).site, kind, restored[layer], row.subject))
+        for layer, rows in enumerate(restored):
+            site, change = find_site(model.lm, layer), partial(restore, rows=rows)
+            hooks.enter_context(block_changed(site.block, change) if kind == "hidden" else output_changed(site, change))
         hooks.enter_context(logits_at(model, positions))
         log_probs = model.lm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)  # (B * n_target, V)
     target = torch.tensor(row.ids[-row.n_target :] * n_rows, device=model.device)
     p = log_probs.gather(1, target[:, None]).view(n_rows, row.n_target).mean(1).exp()  # (B,)
     return p[0].item(), p[1 : 1 + samples].mean().item(), p[restored].mean(1).tolist()
-
-
-def _copied_from_clean(site: EditSite, kind: Kind, rows: torch.Tensor, position: int):
-    """Inside, `rows` have the state that row 0 has at `position`."""
-
-    def change(state: torch.Tensor) -> torch.Tensor:  # (B, T, d)
-        state = state.clone()
-        state[rows.to(state.device), position] = state[0, position]
-        return state
-
-    if kind == "hidden":
-        return block_changed(site.block, change)
-    return output_changed(site, lambda _key, value: change(value))
-
-
-@torch.no_grad()
-def embedding_deviation(model: Model, facts: Sequence[Fact]) -> float:
-    """The standard deviation of the embeddings of all the facts' subject tokens, over tokens and dimensions."""
-    ids = [read_row(model, fact).ids[token] for fact in facts for token in subject_tokens(model, fact)]
-    return model.lm.get_input_embeddings()(torch.tensor(ids, device=model.device)).float().std().item()

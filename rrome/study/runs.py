@@ -4,20 +4,19 @@ edits         one row per edit: its update, |Delta| before and after, and the me
 checkpoints   one row every so many edits, from 0 = the unedited model: earlier edits re-tested, perplexity, tasks
 final         one row per fact: the metrics of each edit in the model after the last edit
 
-An edited model is broken when its perplexity on a probe text exceeds `times` the unedited model's (the criterion of Yang et
+An edited model is broken when its perplexity on a probe text exceeds TIMES the unedited model's (the criterion of Yang et
 al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..edit.log import EditLog
-from ..store.disk import RromeError
-from ..store.journal import find_study, first_of, read_journal
+from ..edit import EditLog
+from ..store import RromeError, read_journal
+from ..store.journal import find_study
 from .single import as_table
 
 CHECKPOINTS, FINAL = "checkpoints.jsonl", "final.jsonl"
@@ -39,44 +38,39 @@ def read_sequential(folder: str | Path, **known: Any) -> SequentialRun:
 
     `folder` is the run's own, or one that holds one run with the `known` settings. RromeError where there is none.
     """
-    folder = Path(folder)
-    if known:
-        folder = find_study("sequential", folder, **known).parent
+    return tables(find_study("sequential", folder, **known).parent if known else Path(folder))
+
+
+def tables(folder: Path, n: int | None = None) -> SequentialRun:
+    """The tables of the first n edits (None: all); the last checkpoint of a run that was prolonged is left out."""
     log = EditLog(folder)
     (settings, checkpoints), (_, final) = (read_journal(folder / name) for name in (CHECKPOINTS, FINAL))
     if not checkpoints:
         raise RromeError(f"the run in {folder} has measured nothing yet: wait for its first checkpoint")
-    return tables(folder, len(log), settings["every"], log.rows, checkpoints, final)
-
-
-def tables(
-    folder: Path, n: int, every: int, edits: Sequence[dict], checkpoints: Sequence[dict], final: Sequence[dict]
-) -> SequentialRun:
-    """The tables of the first n edits; the last checkpoint of a run that was prolonged is left out."""
+    n, every, rows = len(log) if n is None else n, settings["every"], []
     due = [row for row in checkpoints if row["edits"] == n or (row["edits"] < n and row["edits"] % every == 0)]
-    rows = []
-    for row in edits[:n]:
+    for row in log.rows[:n]:
         asked = row["fact"]["requested_rewrite"]
         about = {"case_id": row["fact"]["case_id"], "prompt": asked["prompt"], "target_new": asked["target_new"]["str"]}
         rows.append(row | about)
     return SequentialRun(
-        as_table(rows).drop(columns=["file", "sha256", "fact"], errors="ignore"),
-        as_table(sorted(first_of(due, "edits"), key=lambda row: row["edits"])),
-        as_table(first_of((row for row in final if row["of"] == n), "edit")),
+        as_table(rows, "edit").drop(columns=["file", "sha256", "fact"], errors="ignore"),
+        as_table(sorted(due, key=lambda row: row["edits"]), "edits"),
+        as_table([row for row in final if row["of"] == n], "edit"),
         folder,
     )
 
 
-def broken(perplexity: pd.Series, unedited: float, times: float = TIMES) -> pd.Series:
+def broken(perplexity: pd.Series, unedited: float) -> pd.Series:
     """Whether each edited model is broken; one whose perplexity is NaN is."""
-    return ~(perplexity <= times * unedited)
+    return ~(perplexity <= TIMES * unedited)
 
 
-def collapse_edit(edits: pd.DataFrame, unedited: float, times: float = TIMES) -> int | None:
+def collapse_edit(edits: pd.DataFrame, unedited: float) -> int | None:
     """The first edit (from 1) after which the model is broken; None if there is none."""
     if "perplexity" not in edits:
         raise RromeError("the run has no perplexity after each edit: give Checks a probe")
-    after = edits.loc[broken(edits["perplexity"], unedited, times), "edit"]
+    after = edits.loc[broken(edits["perplexity"], unedited), "edit"]
     return None if after.empty else int(after.iloc[0])
 
 

@@ -9,20 +9,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..edit.editor import Editor, Solution
-from ..facts.fact import Fact
-from ..measure.metrics import fact_metrics, mean, ngram_entropy, normalised_entropy, token_entropy
+from ..edit import Editor, Solution
+from ..facts import Fact
+from ..measure.metrics import fact_metrics, ngram_entropy, normalised_entropy, token_entropy
 from ..measure.scores import fact_probabilities, row_perplexities, rowwise
-from ..model.model import Model, generate
-from ..model.tokens import BARE, check_prompts, check_templates, fill, read_row, sample_prefixes, subject_position
-from ..store.disk import RromeError, digest
-from ..store.journal import WEIGHTS, Journal, differences, find_study, first_of, read_journal, study_path
-from ..store.progress import bar
-from ..update.rules import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named, rules_named
+from ..model import Model, generate, read_row, sample_prefixes
+from ..model.tokens import BARE, check_prompts, check_templates, fill, subject_position
+from ..store import Journal, RromeError, bar, digest, read_journal
+from ..store.journal import WEIGHTS, find_study, first_of, study_path
+from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
+from ..update.rules import rules_named
 from .draw import probe
 
-N_TEST_PREFIXES = 4
-GUARD = ("max_amplification", "on_excess")
+Batch = tuple[int, ...]  # numbers of facts that are searched together
 Rows = dict[str, dict[str, Any]]  # the rows of one fact, by rule
 
 
@@ -44,7 +43,7 @@ class Measures:
         """Measures (with these `settings`) with a held-out probe and test prefixes that the edit has not seen."""
         sampled = sample_prefixes(editor.model, editor.seed + 1)
         unseen = [template for template in sampled if template != BARE and template not in editor.prefixes]
-        return cls(test_prefixes=unseen[:N_TEST_PREFIXES], probe=probe(), **settings)
+        return cls(test_prefixes=unseen[:4], probe=probe(), **settings)
 
 
 def single_edits(
@@ -67,30 +66,25 @@ def single_edits(
     `attrs` hold the settings. Raises RromeError for a `path` with other settings.
     """
     facts, measures, chosen = list(facts), measures or Measures(), rules_named(rules, recorded=True)
-    settings, lengths, suited = prepared(editor, facts, measures.n_generated, list(chosen.values()))
+    settings, lengths, suited = prepared(editor, facts, chosen, measures)
     editor.model.record.refuse_edits("a study of single edits")
-
-    def make(batches: Iterable[list[int]]) -> Iterator[tuple[int, Rows]]:
-        for batch in batches:
-            yield from zip(batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures), strict=True)
-
-    settings = described(settings | chosen_settings(facts, chosen, measures), about)
+    settings = described(settings, about)
     path = path or study_path("single_edits", settings, within).with_suffix(".jsonl")
+
+    def make(batches: Sequence[Batch]) -> Iterator[tuple[Batch, Iterable[Rows]]]:
+        return ((batch, measured_edits(editor, [facts[n] for n in batch], chosen, measures)) for batch in batches)
+
     return record_edits(path, settings, lengths, make, at_once=at_once or suited, progress=progress)
 
 
-def prepared(editor: Editor, facts: Sequence[Fact], n_generated: int = 0, rules: Sequence[Rule] = ()) -> tuple:
-    """(settings of the editor, search lengths, facts at once) of a study; RromeError for a fact that it refuses."""
-    check_prompts(editor.model, facts, n_generated, editor.prefixes, editor.leading)
-    editor.check_guard(facts, rules)
-    return study_settings(editor), search_lengths(editor.model, facts), facts_at_once(editor.model.device)
-
-
-def chosen_settings(facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures) -> dict[str, Any]:
-    """The settings of a single-edit study that the caller chose, as JSON, for its journal's first line."""
+def prepared(editor: Editor, facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures) -> tuple:
+    """(settings as JSON, search lengths, facts at once) of a study; RromeError for a fact that it refuses."""
+    check_prompts(editor.model, facts, measures.n_generated, editor.prefixes, editor.leading)
+    editor.check_guard(facts, list(rules.values()))
     chosen = {"facts": digest(*(fact.to_record() for fact in facts)), "rules": list(rules)} | asdict(measures)
-    held = {name: rule.remembered for name, rule in rules.items() if rule.remembered}
-    return chosen | ({"remembered": held} if held else {})
+    if held := {name: rule.remembered for name, rule in rules.items() if rule.remembered}:
+        chosen["remembered"] = held
+    return study_settings(editor) | chosen, search_lengths(editor.model, facts), facts_at_once(editor.model.device)
 
 
 def facts_at_once(device: torch.device) -> int:
@@ -107,30 +101,28 @@ def record_edits(
     path: str | Path,
     settings: Mapping[str, Any],
     lengths: Sequence[int],
-    make: Callable[[list[list[int]]], Iterable[tuple[int, Rows]]],
+    make: Callable[[Sequence[Batch]], Iterable[tuple[Batch, Iterable[Rows]]]],
     *,
     at_once: int,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The study's table: `make` takes batches of fact numbers and yields (number, rows), in any order, for the journal.
-
-    Batches hold facts of like `lengths`, whatever is done already, so that a search made again is the same to the last bit.
-    """
+    """The study's table: `make` takes batches of fact numbers and yields each with its facts' rows, in any order."""
     if at_once < 1:
         raise RromeError(f"a batch holds at least one fact: at_once={at_once}")
     wanted = ["unedited", *settings["rules"]]
-    in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])
-    batches = [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
+    in_order = sorted(range(len(lengths)), key=lambda n: lengths[n])  # whatever is done: resumed batches are the same
+    batches = [tuple(in_order[start : start + at_once]) for start in range(0, len(in_order), at_once)]
     with Journal(path, settings) as journal:
         done = {(row["fact"], row["rule"]) for row in journal.rows}
         missing = {n: [rule for rule in wanted if (n, rule) not in done] for n in in_order}
         complete = sum(not rules for rules in missing.values())
         with bar(total=len(lengths), initial=complete, desc="edits", unit="fact", show=progress) as shown:
-            for number, rows in make([batch for batch in batches if any(missing[n] for n in batch)]):
-                for rule in missing[number]:
-                    journal.append({"fact": number, "rule": rule, **rows[rule]})
-                shown.update(bool(missing[number]))
-    return _table(journal.rows, settings)
+            for batch, made in make([batch for batch in batches if any(missing[n] for n in batch)]):
+                for number, rows in zip(batch, made, strict=True):
+                    for rule in missing[number]:
+                        journal.append({"fact": number, "rule": rule, **rows[rule]})
+                    shown.update(bool(missing[number]))
+    return read_single_edits(path)
 
 
 def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
@@ -138,34 +130,25 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
     `path` is a journal, or a folder that holds one study with the `known` settings. RromeError where there is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        path, known = find_study("single_edits", path, **known), {}
-    settings, rows = read_journal(path)
-    if wrong := differences({name: settings.get(name) for name in known}, known):
-        raise RromeError(f"{path} holds a study with other settings: {wrong}")
-    return _table(rows, settings)
-
-
-def _table(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) -> pd.DataFrame:
-    order = {rule: number for number, rule in enumerate(["unedited", *settings["rules"]])}
-    table = as_table(sorted(first_of(rows, "fact", "rule"), key=lambda row: (row["fact"], order[row["rule"]])))
-    table.attrs["settings"] = dict(settings)
+    settings, rows = read_journal(find_study("single_edits", path, **known) if Path(path).is_dir() or known else path)
+    order = ["unedited", *settings["rules"]]
+    table = as_table(sorted(rows, key=lambda row: (row["fact"], order.index(row["rule"]))), "fact", "rule")
+    table.attrs["settings"] = settings
     return table
 
 
-def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of a journal; a column in which nothing was measured is of numbers too."""
-    table = pd.DataFrame(rows)
+def as_table(rows: Sequence[dict[str, Any]], *names: str) -> pd.DataFrame:
+    """The rows of a journal, the first for each value of the named fields; what was never measured is NaN."""
+    table = pd.DataFrame(first_of(rows, *names))
     return table.assign(**{name: math.nan for name in table if table[name].isna().all()})
 
 
 def study_settings(editor: Editor) -> dict[str, Any]:
     """The settings of an editor and its model, as JSON, for a journal's first line."""
-    model, guard = editor.model, () if editor.max_amplification is None else GUARD
+    model, guard = editor.model, {"max_amplification": editor.max_amplification, "on_excess": editor.on_excess}
     dtype = str(model.site.weight.dtype).removeprefix("torch.")
     about = {"model_name": model.name, "dtype": dtype, WEIGHTS: model.record.mark}
-    return about | editor.settings | {each: getattr(editor, each) for each in guard}
+    return about | editor.settings | ({} if editor.max_amplification is None else guard)
 
 
 def described(settings: Mapping[str, Any], about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -179,28 +162,22 @@ def measured_edits(
     editor: Editor, facts: Sequence[Fact], rules: Mapping[str, Rule], measures: Measures
 ) -> Iterator[Rows]:
     """Each fact's row per rule, "unedited" first; v_e is searched for all these facts in one batch."""
+    model, probe = editor.model, measures.probe
     for solution in editor.solve_all(facts):
-        yield _fact_rows(solution, rules, measures)
-
-
-def _fact_rows(solution: Solution, rules: Mapping[str, Rule], measures: Measures) -> Rows:
-    editor, fact = solution.editor, solution.fact
-    updates = {"unedited": None, **{name: solution.update(rule) for name, rule in rules.items()}}
-    prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
-    pairs = fact_probabilities(editor.model, fact, updates, prefixed)
-    norm, about = editor.model.site.weight.norm().item(), _about(solution)
-    rows: Rows = {}
-    for name, update in updates.items():
-        size = _size(solution, rules.get(name), update, norm)
-        rows[name] = about | size | fact_metrics(pairs[name]) | {"pairs": pairs[name]}
-    generating = ["unedited", *(rule for rule in rules if rule in measures.generated)]
-    for rule, texts in _texts(editor, fact, {rule: updates[rule] for rule in generating}, measures.n_generated).items():
-        rows[rule] |= texts
-    if measures.probe is not None:
-        numbers = row_perplexities(editor.model, measures.probe, list(updates.values()))
-        for row, number in zip(rows.values(), numbers, strict=True):
-            row["perplexity"] = number
-    return rows
+        fact, about = solution.fact, _about(solution)
+        updates = {"unedited": None, **{name: solution.update(rule) for name, rule in rules.items()}}
+        prefixed = {"prefixed": [fill(template, fact.rewrite) for template in measures.test_prefixes]}
+        pairs = fact_probabilities(model, fact, updates, prefixed)
+        edited = list(updates.values())
+        numbers = [] if probe is None else row_perplexities(model, probe, edited)
+        perplexities = {name: {"perplexity": number} for name, number in zip(updates, numbers, strict=False)}
+        generating = {name: updates[name] for name in updates if name == "unedited" or name in measures.generated}
+        texts = _texts(editor, fact, generating, measures.n_generated)
+        rows: Rows = {}
+        for name, update in updates.items():
+            rows[name] = about | _size(solution, rules.get(name), update) | fact_metrics(pairs[name])
+            rows[name] |= {"pairs": pairs[name]} | texts.get(name, {}) | perplexities.get(name, {})
+        yield rows
 
 
 def _about(solution: Solution) -> dict[str, Any]:
@@ -222,14 +199,16 @@ def _about(solution: Solution) -> dict[str, Any]:
     }
 
 
-def _size(solution: Solution, rule: Rule | None, update: RankOneUpdate | None, norm: float) -> dict[str, float | None]:
-    """Sizes of an update (`norm` is ||W||_F), the share of left that it writes at its key, its change of W's output on text."""
+def _size(solution: Solution, rule: Rule | None, update: RankOneUpdate | None) -> dict[str, float | None]:
+    """Sizes of an update, the share of left that it writes at its key, its change of W's output on text."""
     names = ("delta", "delta_frobenius", "delta_relative", "denominator", "share_written", "preservation")
     if rule is None or update is None:
         return dict.fromkeys(names)
+    relative = update.norm / solution.editor.model.site.weight.norm().item()
     written = (rule.choose(solution.keys)[1] @ update.right).item() * bool(update.left.any())  # NAS may leave it out
-    reach = written, update.change(solution.editor.second_moment)
-    return dict(zip(names, (update.size, update.norm, update.norm / norm, update.denominator, *reach), strict=True))
+    change = update.change(solution.editor.second_moment)
+    found = update.size, update.norm, relative, update.denominator, written, change
+    return dict(zip(names, found, strict=True))
 
 
 def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | None], n_tokens: int) -> Rows:
@@ -243,8 +222,10 @@ def _texts(editor: Editor, fact: Fact, updates: Mapping[str, RankOneUpdate | Non
     for number, rule in enumerate(updates):
         own = texts[number * n : (number + 1) * n]
         tokens = [editor.model.encode(text, special=False) for text in own]
-        found = map(normalised_entropy, own), map(token_entropy, tokens)
-        of_words, of_tokens = (mean([number for number in each if number == number]) for each in found)  # not NaN
-        ge = 100 * mean(list(map(ngram_entropy, own)))
-        rows[rule] = {"entropy": of_words, "entropy_tokens": of_tokens, "GE": ge, "text": own[0]}
+        rows[rule] = {
+            "entropy": pd.Series(map(normalised_entropy, own)).mean(),  # of texts that have one
+            "entropy_tokens": pd.Series(map(token_entropy, tokens)).mean(),
+            "GE": 100 * pd.Series(map(ngram_entropy, own)).mean(),
+            "text": own[0],
+        }
     return rows

@@ -2,11 +2,10 @@
 
     floor  =  FLOPs of a search / FLOPs per second of matrix products alone, run here with the model's own weights
 
-Torch counts the FLOPs while a search runs. Fused attention on a CPU, which it leaves out, is added by its formula for a
-GPU. Normalisation and activations count nothing, so the floor cannot be reached. Times compare only within one run.
+Torch counts the FLOPs while a search runs, with attention as plain products: fused on a CPU it would count as nothing.
+Normalisation and activations count nothing, so the floor cannot be reached. Times compare only within one run.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -18,27 +17,18 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..edit.editor import Editor
-from ..facts.fact import Fact
-from ..facts.text import factbook_prose
-from ..measure.scores import fact_probabilities
-from ..model.load import load
-from ..model.model import Branch, Model
+from ..edit import Editor, load_editor
+from ..facts import Fact
+from ..measure import fact_probabilities
+from ..model import Model
+from ..model.model import Branch
 from ..model.site import blocks_of
+from ..update import RULES, RankOneUpdate, Search, find_values
 from ..update.batch import freeze
-from ..update.rules import RULES, RankOneUpdate
-from ..update.second_moment import second_moment
-from ..update.value import Search, find_values
-
-ATTENTION = {  # on a CPU
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
-    ),
-}
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -55,15 +45,13 @@ def search_flops(
     model: Model, facts: Sequence[Fact], templates: Sequence[str], leading: str | None = None
 ) -> tuple[float, float]:
     """FLOPs of a search that come once, and those of one evaluation forward and back, from searches of one and of two."""
-
-    def counted(n: int) -> int:
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            find_values(model, facts, templates, Search(evaluations=n, stop_loss=0.0), leading)
-        return counter.get_total_flops()
-
-    first, both = counted(1), counted(2)
-    step = both - first
-    return first - step / 2, step  # the last evaluation goes forward only
+    counted = []
+    for evaluations in (1, 2):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            find_values(model, facts, templates, Search(evaluations=evaluations, stop_loss=0.0), leading)
+        counted.append(counter.get_total_flops())
+    step = counted[1] - counted[0]
+    return counted[0] - step / 2, step  # the last evaluation goes forward only
 
 
 def search_floor(
@@ -93,34 +81,25 @@ def product_rate(products: Sequence[tuple[torch.Tensor, int]]) -> float:
     return sum(4 * rows * weight.numel() for weight, rows in products) / timer.blocked_autorange().median
 
 
-def stages(editor: Editor, fact: Fact, rule: str = "rome") -> pd.DataFrame:
-    """Where the time of one sequential edit goes: what, seconds, and its share of the search alone."""
+def stages(editor: Editor, fact: Fact) -> pd.DataFrame:
+    """Where the time of one sequential edit under ROME goes: what, seconds, and its share of the search alone."""
     solution = editor.solve(fact)
 
     def measure(update: RankOneUpdate) -> None:
         with editor.applied(update):
-            fact_probabilities(editor.model, fact, {rule: None})
+            fact_probabilities(editor.model, fact, {"now": None})
 
     work: dict[str, Callable[[], Any]] = {
         "keys alone (preflight)": lambda: editor.preflight(fact),
         "what delta cannot change": lambda: freeze(editor.model, [fact], editor.prefixes, editor.leading),
         "search of v_e": lambda: editor.solve(fact),
-        "update from keys and value": lambda: solution.update(rule),
-        "apply, measure the fact, revert": partial(measure, solution.update(rule)),
-        "whole edit with its metrics": lambda: measure(editor.update(fact, rule)),
+        "update from keys and value": lambda: solution.update("rome"),
+        "apply, measure the fact, revert": partial(measure, solution.update("rome")),
+        "whole edit with its metrics": lambda: measure(editor.update(fact, "rome")),
     }
     rows = [(what, timed(part, editor.model.device)[0]) for what, part in work.items()]
     table = pd.DataFrame(rows, columns=["what", "seconds"])
     return table.assign(of_search=table["seconds"] / dict(rows)["search of v_e"])
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: of this process (its resident set), or on a CUDA device of torch's tensors there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd.DataFrame:
@@ -134,8 +113,8 @@ def edit_memory(editor: Editor, fact: Fact, sequences: Sequence[int] = ()) -> pd
     held = {"the model's weights": weights, "W": model.site.weight.nbytes}
     held["one edit under 8 rules, measured"] = _rise(editor, fact, 1)
     held |= {f"{n} sequences in lockstep": _rise(editor, fact, n) for n in sequences}
-    sizes = pd.Series(held)
-    return pd.DataFrame({"what": sizes.index, "megabytes": sizes.values / 1e6, "of_model": sizes.values / weights})
+    table = pd.Series(held).rename_axis("what").reset_index(name="megabytes")
+    return table.assign(megabytes=table["megabytes"] / 1e6, of_model=table["megabytes"] / weights)
 
 
 def _rise(editor: Editor, fact: Fact, n: int) -> int:
@@ -145,7 +124,7 @@ def _rise(editor: Editor, fact: Fact, n: int) -> int:
         before = torch.cuda.memory_allocated(model.device)
         _edit(editor, fact, n)
         return torch.cuda.max_memory_allocated(model.device) - before
-    again = (model.name, model.layer, model.lm.dtype, editor.second_moment.count, editor.prefixes, editor.search)
+    again = (model.name, model.layer, editor.second_moment.count, editor.prefixes, editor.search)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         return child.submit(_edit_anew, *again, fact, n).result()
 
@@ -157,10 +136,10 @@ def _edit(editor: Editor, fact: Fact, n: int) -> None:
         editor.solve_each([fact] * n, [Branch(editor.model).weight for _ in range(n)])
 
 
-def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact, n) -> int:
+def _edit_anew(name, layer, tokens, prefixes, search, fact, n) -> int:
     """Sampled: on Linux a new process's ru_maxrss starts at the size of its parent, which hides what the edit takes."""
-    model = load(name, layer=layer, dtype=dtype, device="cpu")
-    editor = Editor(model, second_moment(model, factbook_prose("second-moment"), tokens), prefixes, search=search)
+    editor = load_editor(name, device="cpu", layer=layer, c0_tokens=tokens, prefixes=prefixes)
+    editor.search = search
     resident = [psutil.Process().memory_info().rss]
     with ThreadPoolExecutor(1) as other:
         work = other.submit(_edit, editor, fact, n)
@@ -170,28 +149,14 @@ def _edit_anew(name, layer, dtype, tokens, prefixes, search, fact, n) -> int:
     return max(resident) - resident[0]
 
 
-def scaling(
-    editor: Editor,
-    facts: Sequence[Fact],
-    *,
-    evaluations: int,
-    leading_words: Sequence[int],
-    prefixes: Sequence[int],
-    layers: Sequence[int],
-    at_once: Sequence[int],
-) -> pd.DataFrame:
-    """Seconds of a search per fact, and its floor, as one thing grows: columns varied, size, seconds, floor_seconds."""
-    search = replace(editor.search, evaluations=evaluations, stop_loss=0.0)
-    model, templates, device = editor.model, editor.prefixes, editor.model.device
-    cases = [
-        *(("words before every prompt", n, model, facts[:1], templates, "and " * n) for n in leading_words),
-        *(("prompts per fact", n, model, facts[:1], templates[:n], None) for n in prefixes),
-        *(("blocks above l*", model.depth - 1 - n, model.at_layer(n), facts[:1], templates, None) for n in layers),
-        *(("facts at once", n, model, facts[:n], templates, None) for n in at_once),
-    ]
-    rows = []
-    for varied, size, where, some, prompts, leading in cases:
-        seconds, _ = timed(partial(find_values, where, some, prompts, search, leading), device)
-        floor = search_floor(where, some, prompts, evaluations, leading)
-        rows.append((varied, size, seconds / len(some), floor / len(some)))
+def scaling(cases: Sequence[tuple], search: Search) -> pd.DataFrame:
+    """Seconds of a search per fact, and its floor, for cases (varied, size, model, facts, templates, leading).
+
+    Columns: varied, size, seconds, floor_seconds. Every search makes all its evaluations.
+    """
+    search, rows = replace(search, stop_loss=0.0), []
+    for varied, size, model, facts, templates, leading in cases:
+        seconds, _ = timed(partial(find_values, model, facts, templates, search, leading), model.device)
+        floor = search_floor(model, facts, templates, search.evaluations, leading)
+        rows.append((varied, size, seconds / len(facts), floor / len(facts)))
     return pd.DataFrame(rows, columns=["varied", "size", "seconds", "floor_seconds"])

@@ -17,75 +17,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..measure.metrics import Found, paired_differences
-from ..store.disk import RromeError, read_yaml
-from ..update.rules import NAMED_RULES
+from ..measure import paired_differences
+from ..measure.metrics import Found
+from ..store import RromeError
+from ..update import NAMED_RULES
 from .runs import TIMES, SequentialRun, broken, collapse_edit
 
 MINIMUM = 10
 WORST = 1e30  # stands for a perplexity that is no number any more
-OUTCOMES = {True: "true", False: "false", None: "open"}
-STATUS = {
-    "seen": "seen in the authors' material",
-    "post": "as a blog post tells it",
-    "doubt": "as a blog post tells it, origin doubtful",
-}
+Statement = dict[str, Any]  # a row of the table of all statements
 
 
-@dataclass(frozen=True)
-class Statement:
+def statement(
+    says: str,
+    side: str,
+    threshold: float,
+    found: Sequence[float],
+    n: int | None = None,
+    unit: str = "times",
+    note: str = "",
+    *,
+    role: str,
+) -> Statement:
     """One measurable part of a claim: a number of a `unit` that must be `above` or `below` (`side`) a threshold.
 
     `found` is (value, low, high), or (value,) for a number of one run or of algebra, which has no interval. An interval of
     zero width is none. `n` counts the subjects or edits in a row behind it (None: no matter).
     """
-
-    says: str
-    side: str
-    threshold: float
-    found: Sequence[float]
-    n: int | None = None
-    unit: str = "times"
-    role: str = "core"  # or supporting, premise
-    note: str = ""
-
-    def __post_init__(self):
-        if len(self.found) == 3 and np.isclose(self.found[1], self.found[2], rtol=1e-12, atol=0):
-            object.__setattr__(self, "found", (self.found[0], np.nan, np.nan))
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether it is true; None: open."""
-        ends = self.found[-2:]
-        if np.isnan(ends).any() or (self.n is not None and self.n < MINIMUM):
-            return None
-        if min(ends) <= self.threshold <= max(ends):
-            return None
-        return bool(min(ends) > self.threshold) == (self.side == "above")
-
-    @property
-    def text(self) -> str:
-        """The number with its interval, its unit, n and the note in words."""
-        value = self.found[0]
-        form = {"relative error": ".0e", "edits": ".0f"}.get(self.unit, ",.2f" if abs(value) < 10 else ",.1f")
-        numbers = [format(number, form) for number in self.found]
-        if np.isnan(self.found).any():
-            numbers = ["nothing measured" if np.isnan(value) else f"{numbers[0]}, no interval"]
-        found = f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else numbers[0]
-        if self.unit != "area" and not np.isnan(value):
-            found = f"{self.unit} {found}" if self.unit == "relative error" else f"{found} {self.unit}"
-        few = "" if self.n is None else f"n = {self.n}" + (f", fewer than {MINIMUM}" if self.n < MINIMUM else "")
-        return "; ".join(part for part in (found, few, self.note) if part)
-
-    def row(self) -> dict[str, Any]:
-        """Its columns in the table of all statements."""
-        value, low, high = (*self.found, np.nan, np.nan)[:3]
-        number = {"value": value, "low": low, "high": high, "side": self.side, "threshold": self.threshold}
-        words = {"found": self.text, "outcome": OUTCOMES[self.holds]}
-        return {"role": self.role, "statement": self.says} | number | {"unit": self.unit, "n": self.n} | words
+    value, *ends = found
+    if ends and np.isclose(ends[0], ends[1], rtol=1e-12, atol=0):
+        ends = [np.nan, np.nan]
+    least, most = min(ends or [value]), max(ends or [value])
+    outcome = "true" if (least > threshold) == (side == "above") else "false"
+    few = n is not None and n < MINIMUM
+    if few or np.isnan([least, most]).any() or least <= threshold <= most:
+        outcome = "open"
+    form = {"relative error": ".0e", "edits": ".0f"}.get(unit, ",.2f" if abs(value) < 10 else ",.1f")
+    number = " ".join([format(value, form), *([f"[{ends[0]:{form}}, {ends[1]:{form}}]"] if ends else [])])
+    if np.isnan(ends).any():
+        number = f"{value:{form}}, no interval"
+    if unit != "area":
+        number = f"{unit} {number}" if unit == "relative error" else f"{number} {unit}"
+    count = "" if n is None else f"n = {n}" + (f", fewer than {MINIMUM}" if few else "")
+    parts = ("nothing measured" if np.isnan(value) else number, count, note)
+    low, high = ends or (np.nan, np.nan)
+    numbers = {"value": value, "low": low, "high": high, "side": side, "threshold": threshold, "unit": unit, "n": n}
+    return {"role": role, "statement": says} | numbers | {"found": "; ".join(filter(None, parts)), "outcome": outcome}
 
 
-supporting, premise = partial(Statement, role="supporting"), partial(Statement, role="premise")
+core, supporting, premise = (partial(statement, role=role) for role in ("core", "supporting", "premise"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +76,8 @@ class Evidence:
     runs: Mapping[str, SequentialRun]
 
     def __post_init__(self):
-        studies = {"single-edit": (NAMED_RULES, set(self.single["rule"])), "sequential": (NAMED_RULES, self.runs)}
-        for name, (wanted, here) in studies.items():
-            if missing := [rule for rule in wanted if rule not in here]:
+        for name, here in {"single-edit": set(self.single["rule"]), "sequential": self.runs}.items():
+            if missing := [rule for rule in NAMED_RULES if rule not in here]:
                 raise RromeError(f"the {name} study lacks {', '.join(missing)}: run it to its end first")
         starts = {"the single-edit study": self.single[self.single["rule"].eq("unedited")]}
         starts |= {f"the run of {rule}": run.checkpoints for rule, run in self.runs.items()}
@@ -138,23 +117,11 @@ def verdict(statements: Sequence[Statement]) -> str:
     """The verdict on a claim; see the module."""
     if not statements:
         return "not testable here"
-    (core,) = (statement.holds for statement in statements if statement.role == "core")
-    if not core:
-        return "open" if core is None else "not reproduced"
-    return "partly" if any(each.holds is False for each in statements if each.role == "supporting") else "reproduced"
-
-
-def tabulate(statements: Mapping[str, Sequence[Statement]]) -> pd.DataFrame:
-    """One row per claim and statement; a claim without statements has one row."""
-    rows = []
-    for name, about in read_yaml("claims.yaml").items():
-        outcome = verdict(statements[name])
-        row = {"id": name, "claim": about["claim"], "published": about["published"], "status": STATUS[about["status"]]}
-        row |= {"verdict": about.get(outcome, outcome), "evidence": " ".join(about["evidence"])}
-        rows += [row | part.row() for part in statements[name]] or [row]
-    table = pd.DataFrame(rows)
-    words = ["role", "statement", "side", "unit", "found", "outcome"]
-    return table.fillna(dict.fromkeys(words, ""))
+    (claimed,) = (each["outcome"] for each in statements if each["role"] == "core")
+    if claimed != "true":
+        return "open" if claimed == "open" else "not reproduced"
+    contrary = any(each["outcome"] == "false" for each in statements if each["role"] == "supporting")
+    return "partly" if contrary else "reproduced"
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +130,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return short.assign(open=table["outcome"].eq("open").groupby(table["id"]).sum())
 
 
-def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks") -> str:
+def as_markdown(table: pd.DataFrame, sizes: str) -> str:
     """The scorecard as a page: the verdicts in one table, then each claim with its statements and where to look."""
     short = verdicts(table)[["claim", "verdict", "open"]].rename_axis("").rename(columns={"open": "open statements"})
     short = short.replace({"claim": {r"\|": r"\\|"}}, regex=True).to_markdown()
@@ -177,6 +144,6 @@ def as_markdown(table: pd.DataFrame, sizes: str, notebooks: str = "../notebooks"
             for part in here.to_dict("records")
             if part["statement"]
         ] or ["- No statement of it can be decided here."]
-        links = [f"[{each}]({notebooks}/{each}.ipynb)" for each in about["evidence"].split()]
+        links = [f"[{each}](../notebooks/{each}.ipynb)" for each in about["evidence"].split()]
         lines += ["", f"Evidence: {', '.join(links)}."]
     return "\n".join(lines) + "\n"
