@@ -58,7 +58,7 @@ class GlueTask:
         batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
         answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
         given = [read_answer(answer, self.options) for answer in answers]
-        odds = log_odds(model, prompts, self.options).numpy()
+        odds = log_odds(model, prompts, self.options)
         area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
         return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from ..facts.fact import Fact
 from ..model.model import Model
 from ..store.disk import RromeError, digest, read_yaml
 from .scores import target_nll
 
 INVALID = -1  # the label of an answer that names no option, or both
+SENTIMENTS = ("negative", "positive")  # words for labels 0 and 1
 
 
 class Task(Protocol):
@@ -71,18 +70,13 @@ class ChoiceTask:
         """The expected share won by guessing."""
         return sum(1 / (1 + len(choice.wrong)) for choice in self.choices) / len(self.choices)
 
-    def won(self, model: Model) -> list[bool]:
-        """Which choices the model wins, as it is now; a model that yields NaN wins none."""
+    def scores(self, model: Model) -> dict[str, float]:
+        """The share won; a model that yields NaN wins none."""
         rows = [(each.prompt, option, each.separator) for each in self.choices for option in (each.right, *each.wrong)]
         prompts, options, separators = zip(*rows, strict=True)
         nll = target_nll(model, prompts, options, separators=separators)
         groups = nll.split([1 + len(choice.wrong) for choice in self.choices])
-        return [bool((nll[0] < nll[1:]).all()) for nll in groups]
-
-    def scores(self, model: Model) -> dict[str, float]:
-        """The share won."""
-        won = self.won(model)
-        return {self.name: sum(won) / len(won)}
+        return {self.name: statistics.fmean(bool((nll[0] < nll[1:]).all()) for nll in groups)}
 
 
 def agreement_task(n_per_kind: int = 60, seed: int = 0) -> ChoiceTask:
@@ -150,20 +144,15 @@ class SentimentTask:
 
     def scores(self, model: Model) -> dict[str, float]:
         """The weighted F1; a review whose log-odds are NaN has no answer."""
-        odds = sentiment_odds(model, self.prompts)
+        odds = log_odds(model, self.prompts, SENTIMENTS)
         return {self.name: weighted_f1(self.labels, [INVALID if x != x else int(x > self.threshold) for x in odds])}
 
 
-def sentiment_odds(model: Model, prompts: Sequence[str]) -> list[float]:
-    """log p(" positive") - log p(" negative") after each prompt."""
-    return log_odds(model, prompts, ("negative", "positive")).tolist()
-
-
-def log_odds(model: Model, prompts: Sequence[str], options: Sequence[str]) -> torch.Tensor:
+def log_odds(model: Model, prompts: Sequence[str], options: Sequence[str]) -> list[float]:
     """log p(options[1]) - log p(options[0]) per token after each prompt."""
     twice = [prompt for prompt in prompts for _ in options]
     nll = target_nll(model, twice, [*options] * len(prompts)).view(-1, 2)
-    return nll[:, 0] - nll[:, 1]
+    return (nll[:, 0] - nll[:, 1]).tolist()
 
 
 def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:
@@ -179,7 +168,7 @@ def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:
     if n < 2 or n % 2 or n > len(pairs):
         raise RromeError(f"sentiment asks an even number of reviews from 2 to {len(pairs)}, not {n}")
     drawn = [review for pair in random.Random(f"{seed} sentiment").sample(pairs, n) for review in pair]
-    threshold = statistics.median(sentiment_odds(model, drawn[n:]))
+    threshold = statistics.median(log_odds(model, drawn[n:], SENTIMENTS))
     return SentimentTask("sentiment", tuple(drawn[:n]), (1, 0) * (n // 2), threshold)
 
 
