@@ -101,6 +101,7 @@ def test_figure_2_has_a_row_for_each_measure_that_was_taken(edits):
         figure = plots.delta_scatter(table)
         figure.canvas.draw()
         assert [panel.get_ylabel() for panel in figure.axes[::3]] == ["edits", *says]
+        assert [sum(bar.get_height() for bar in panel.patches) for panel in figure.axes[:3]] == [9, 9, 9]
 
 
 def test_every_figure_of_the_single_edits_can_be_drawn(edits):

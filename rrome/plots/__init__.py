@@ -14,6 +14,7 @@ from .save import (
     save_table,
     show,
     style,
+    subplots,
     with_interval,
 )
 from .sequential import collapse_curves, survival_curves
@@ -31,5 +32,5 @@ __all__ = [
     "INTERVAL", "LINES", "SERIES", "amplification_scatter", "as_text", "collapse_curves", "delta_scatter", "depth_map",
     "disabling_edit", "identity_second_moment", "key_grid", "layer_choice", "leading_tokens", "name_rules",
     "prefixed_efficacy", "preflight_roc", "provenance", "save_figure", "save_files", "save_table", "show", "spectrum",
-    "speed", "style", "survival_curves", "text_sizes", "verdicts", "what_came_after", "with_interval",
+    "speed", "style", "subplots", "survival_curves", "text_sizes", "verdicts", "what_came_after", "with_interval",
 ]  # fmt: skip

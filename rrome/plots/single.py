@@ -50,7 +50,7 @@ def delta_scatter(edits: pd.DataFrame) -> Figure:
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
     heights = [1] + [2] * len(shown)
     size = (10, 0.4 + sum(heights))
-    figure, axes = subplots(len(heights), 3, figsize=size, sharex=True, sharey="row", height_ratios=heights)
+    figure, axes = subplots(len(heights), 3, figsize=size, sharex="col", sharey="row", height_ratios=heights)
     for rule, (top, *panels) in zip(NAMED_RULES, axes.T, strict=True):
         here = edits[edits["rule"].eq(rule)]
         sns.histplot(here, x="delta", bins=edges, color=COLOURS[rule], alpha=1, linewidth=0, ax=top)
