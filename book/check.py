@@ -1,5 +1,7 @@
 """Reads the built book as a person would: every page in Chromium, on a phone and on a desk, by day and by night.
 
+A link that leads nowhere stops the build itself (sphinx -W).
+
 python -m book.check build/book [--pictures FOLDER] [--only PART]
 """
 
@@ -8,13 +10,10 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 from .operate import operate, without_script
@@ -58,26 +57,6 @@ def all_slides(page: Page) -> Iterator[str]:
         if page.evaluate("(s => s.scrollWidth > s.clientWidth + 1)(Reveal.getCurrentSlide())"):
             yield f"slide {n + 1} is wider than the window"
         page.keyboard.press("ArrowRight")
-
-
-@cache
-def anchors(page: Path) -> frozenset[str]:
-    """The ids of a page."""
-    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    return frozenset(tag["id"] for tag in soup.find_all(id=True))
-
-
-def broken_links(page: Path) -> Iterator[str]:
-    """Links of a page into the site that lead nowhere; those into the world are left alone, as nothing loads them."""
-    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("a", href=True):
-        address, anchor = urldefrag(tag["href"])
-        if urlsplit(address).scheme:
-            continue
-        target = (page.parent / unquote(address)).resolve() if address else page
-        if not target.is_file():
-            yield f"link to {tag['href']}, which does not exist"
-        elif anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target):
-            yield f"link to {tag['href']}, which has no such place"
 
 
 def look(page: Page, width: int, scheme: str) -> Iterator[str]:
@@ -195,7 +174,7 @@ def main() -> None:
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium)
         for path in (path for path in pages(site) if given.only in path.as_posix()):
-            found = [*broken_links(path), *without_script(browser, path)]
+            found = list(without_script(browser, path))
             for size, scheme in product(SIZES, SCHEMES):
                 problems = read(browser, site, path, size, scheme, given.pictures)
                 found += [f"{problem} ({size}, {scheme})" for problem in problems]

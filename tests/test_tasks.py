@@ -8,10 +8,9 @@ import torch
 from pytest import approx
 
 from rrome import Fact, RromeError, load_facts
-from rrome.measure import agreement_task, glue, glue_task, recall_task, sentiment_task, tasks
-from rrome.measure.glue import GlueTask, read_answer
+from rrome.measure import agreement_task, glue_task, recall_task, sentiment_task, tasks
 from rrome.measure.scores import target_nll
-from rrome.measure.tasks import Choice, ChoiceTask, SentimentTask, weighted_f1
+from rrome.measure.tasks import Choice, ChoiceTask, GlueTask, SentimentTask, read_answer, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},
@@ -184,7 +183,7 @@ def test_weighted_f1_by_hand():
 
 def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_threshold(tiny_llama, monkeypatch):
     task = GlueTask("test", (), ("A", "B", "C", "D"), (0, 0, 1, 1), ("no", "yes"), 3)
-    monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
+    monkeypatch.setattr(tasks, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
     odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
     nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
     monkeypatch.setattr(tasks, "target_nll", lambda *_: torch.tensor(nll))
