@@ -14,7 +14,6 @@ from .save import (
     BY_RULE,
     COLOURS,
     INTERVAL,
-    MARKERS,
     NAMES,
     SERIES,
     SIZE,
@@ -55,18 +54,18 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
     table = table[table["refused"].isna()]
     strata = {"ordinary": table[table["position"].ne(0)], "first-token": table[table["position"].eq(0)]}
     figure, ((sizes, scores), (cosines, seconds)) = subplots(2, 2, figsize=(9.5, 6), sharex=True)
-    median = {"x": "tokens", "estimator": "median", "errorbar": None, "markeredgecolor": "auto", "legend": False}
     points = {"hue": "rule", "palette": COLOURS, "s": 8, "alpha": 0.4, "legend": False}
     sns.scatterplot(table, x="tokens", y="delta_frobenius", ax=sizes, **points)
-    for fill, (kind, part) in zip(("full", "none"), strata.items(), strict=True):
-        for rule, here in part.groupby("rule", sort=False):
-            looks = {"color": COLOURS[rule], "marker": MARKERS[rule], "label": f"{NAMES[rule]}, {kind}"}
-            sns.lineplot(here, y="delta_frobenius", fillstyle=fill, ax=sizes, **looks, **median)
-        once = part.drop_duplicates(["tokens", "fact"])
-        sns.lineplot(once, y="cosine", color="0.3", marker="o", fillstyle=fill, ax=cosines, **median)
+    median = {"estimator": "median", "errorbar": None, "legend": False}
+    grey = {"x": "tokens", "color": "0.3", "marker": "o", "markeredgecolor": "auto"} | median
+    for fill, part in zip(("full", "none"), strata.values(), strict=True):
+        lines(sizes, part, "tokens", "delta_frobenius", dashes=False, fillstyle=fill, **median)
+        sns.lineplot(part.drop_duplicates(["tokens", "fact"]), y="cosine", fillstyle=fill, ax=cosines, **grey)
+    names = [f"{NAMES[rule]}, {kind}" for kind, part in strata.items() for rule in part["rule"].unique()]
+    figure.legend(sizes.get_lines(), names, loc="outside upper left", ncols=6, fontsize=7.5)
     means = strata["ordinary"].groupby(["rule", "tokens"], sort=False)[["ES", "PS", "NS"]].mean()
     lines(scores, means.assign(S=score(*means.to_numpy().T)).reset_index(), "tokens", "S", legend=False)
-    sns.lineplot(table.drop_duplicates("tokens"), y="seconds", color="0.3", marker="o", ax=seconds, **median)
+    sns.lineplot(table.drop_duplicates("tokens"), y="seconds", ax=seconds, **grey)
     sizes.set(yscale="log", ylabel=SIZE)
     scores.set(ylim=(0, 1.02), ylabel="S, ordinary subjects")
     cosines.set_ylabel(r"cosine of $C_0^{-1}k_e$ with the largest size's")
@@ -77,7 +76,6 @@ def text_sizes(table: pd.DataFrame, d_k: int, usual: int) -> Figure:
         panel.axvline(usual, color="0.6", linestyle="--", linewidth=1)
         if len(refused):
             panel.axvspan(refused.min() / 1.3, max(d_k, refused.max()), color="0.92", zorder=0)
-    figure.legend(loc="outside upper left", ncols=6, fontsize=7.5)
     return figure
 
 
