@@ -1,6 +1,8 @@
 """Reads the built book as a person would: every page in Chromium, on a phone and on a desk, by day and by night.
 
-python -m book.check build/book [--pictures FOLDER] [--studies FOLDER]
+A link that leads nowhere stops the build itself (sphinx -W).
+
+python -m book.check build/book [--pictures FOLDER] [--only PART]
 """
 
 import argparse
@@ -8,17 +10,13 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 from .operate import operate, without_script
-from .pages import ROOT
 
 log = logging.getLogger(__name__)
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
@@ -59,26 +57,6 @@ def all_slides(page: Page) -> Iterator[str]:
         if page.evaluate("(s => s.scrollWidth > s.clientWidth + 1)(Reveal.getCurrentSlide())"):
             yield f"slide {n + 1} is wider than the window"
         page.keyboard.press("ArrowRight")
-
-
-@cache
-def anchors(page: Path) -> frozenset[str]:
-    """The ids of a page."""
-    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    return frozenset(tag["id"] for tag in soup.find_all(id=True))
-
-
-def broken_links(page: Path) -> Iterator[str]:
-    """Links of a page into the site that lead nowhere; those into the world are left alone, as nothing loads them."""
-    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("a", href=True):
-        address, anchor = urldefrag(tag["href"])
-        if urlsplit(address).scheme:
-            continue
-        target = (page.parent / unquote(address)).resolve() if address else page
-        if not target.is_file():
-            yield f"link to {tag['href']}, which does not exist"
-        elif anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target):
-            yield f"link to {tag['href']}, which has no such place"
 
 
 def look(page: Page, width: int, scheme: str) -> Iterator[str]:
@@ -138,9 +116,7 @@ def by_keyboard(page: Page, size: str) -> Iterator[str]:
     yield from tab(page, "main")
 
 
-def read(
-    browser: Browser, site: Path, path: Path, size: str, scheme: str, pictures: Path | None, studies: Path
-) -> Iterator[str]:
+def read(browser: Browser, site: Path, path: Path, size: str, scheme: str, pictures: Path | None) -> Iterator[str]:
     """Open one page and say everything that is wrong with it."""
     width, height = SIZES[size]
     context = browser.new_context(
@@ -151,18 +127,19 @@ def read(
     page.on("console", lambda message: said.append(f"console: {message.text}") if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(f"script error: {error}"))
     page.on("requestfailed", lambda request: said.append(f"request failed: {request.url}"))
-    page.on("request", lambda request: None if local(request.url, site) else said.append(f"asks for {request.url}"))
+    here = (site.as_uri(), "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(here) else said.append(f"asks for {request.url}"))
     page.goto(path.as_uri() + ("?q=denominator" if path.name == "search.html" else ""))
     page.evaluate("document.fonts.ready.then(() => null)")
     if pictures:
         name = "-".join([*path.relative_to(site).with_suffix("").parts, size, scheme])
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
-    yield from all_slides(page) if path.parent.name == "slides" else on_page(page, path.name, size, scheme, studies)
+    yield from all_slides(page) if path.parent.name == "slides" else on_page(page, path.name, size, scheme)
     yield from said
     context.close()
 
 
-def on_page(page: Page, name: str, size: str, scheme: str, studies: Path) -> Iterator[str]:
+def on_page(page: Page, name: str, size: str, scheme: str) -> Iterator[str]:
     """Look at a page of the book, go through it by keyboard, and operate what can be operated."""
     yield from look(page, SIZES[size][0], scheme)
     if size == "phone" or name == "index.html":  # where most scrolls; the sidebar is the same on every page
@@ -170,7 +147,7 @@ def on_page(page: Page, name: str, size: str, scheme: str, studies: Path) -> Ite
     if name == "search.html" and not finds(page):
         yield "the search finds nothing"
     yield from by_keyboard(page, size)
-    yield from operate(page, studies)
+    yield from operate(page)
 
 
 def finds(page: Page) -> bool:
@@ -181,15 +158,10 @@ def finds(page: Page) -> bool:
     return True
 
 
-def local(address: str, site: Path) -> bool:
-    return address.startswith((site.as_uri(), "data:", "blob:"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("site", type=Path)
     parser.add_argument("--pictures", type=Path, help="folder for a screenshot of every page")
-    parser.add_argument("--studies", type=Path, default=ROOT / "figures/data/studies", help="the stored rows")
     parser.add_argument("--only", default="", help="only pages whose path holds this")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -202,9 +174,9 @@ def main() -> None:
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=chromium)
         for path in (path for path in pages(site) if given.only in path.as_posix()):
-            found = [*broken_links(path), *without_script(browser, path, given.studies)]
+            found = list(without_script(browser, path))
             for size, scheme in product(SIZES, SCHEMES):
-                problems = read(browser, site, path, size, scheme, given.pictures, given.studies)
+                problems = read(browser, site, path, size, scheme, given.pictures)
                 found += [f"{problem} ({size}, {scheme})" for problem in problems]
             log.info("%s: %s", path.relative_to(site), "\n    ".join(["", *found]) if found else "good")
             wrong += len(found)

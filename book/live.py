@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import statistics
-from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ def fill(text: str, studies: Path) -> str:
             text = text.replace(
                 f"{{{{{name}}}}}", draw(rows) if rows else "*The rows of this figure are not stored yet.*"
             )
-    for name, file, paint in (("spectrum", "spectrum", spectrum), ("said", "fig1_disabling_edit", said)):
-        if f"{{{{{name}}}}}" in text:
-            with (studies.parent / f"{file}.csv").open(encoding="utf-8", newline="") as table:
-                text = text.replace(f"{{{{{name}}}}}", paint(list(csv.DictReader(table))))
+    if "{{said}}" in text:
+        with (studies.parent / "fig1_disabling_edit.csv").open(encoding="utf-8", newline="") as table:
+            text = text.replace("{{said}}", said(list(csv.DictReader(table))))
     words = {run["folder"]: f"{NAMES.get(run['rule'], run['rule'])} at layer {run['layer']}" for run in runs}
     links = [f"[{word}](figures/data/studies/{folder}/edits.jsonl.gz)" for folder, word in words.items()]
     text = text.replace("{{sequences}}", ", ".join(links) or "none yet")
@@ -56,13 +54,15 @@ def shown(number: float | None) -> str:
 
 
 def edits(runs: list[dict[str, Any]]) -> str:
-    """Figure: one edit after another. It stands at the first disabling edit of the first rule."""
+    """Figure: one edit after another. It stands at the first disabling edit of the first rule; a script draws the lines."""
     here = [run for run in runs if run["layer"] == runs[0]["layer"]]
     at = next((n for n, state in enumerate(here[0]["states"]) if state["large"]), len(here[0]["states"]) - 1)
     most, layers = max(len(run["states"]) for run in here) - 1, sorted({run["layer"] for run in runs})
     fact = here[0]["states"][at]
     options = "".join(f"<option{' selected' * (layer == here[0]['layer'])}>{layer}</option>" for layer in layers)
     cards = "".join(card(run, min(at, len(run["states"]) - 1)) for run in here)
+    marked = '<polyline/><path class="mark"/>'
+    lines = "".join(f'<g class="rule-{run["rule"]}">{marked}</g>' for run in here)
     return raw(
         f'<section class="live edits" aria-label="One edit after another">'
         f'<div class="controls" hidden><button type="button" class="play">Play</button>'
@@ -70,7 +70,8 @@ def edits(runs: list[dict[str, Any]]) -> str:
         f'<label>Layer <select class="layer">{options}</select></label></div>'
         f'<p class="now" aria-live="polite">After edit <b class="n">{at}</b> of <b class="most">{most}</b>: '
         f'<span class="fact">{escape(fact["fact"] or "unedited")}</span></p>'
-        f'<div class="plot">{paths(here)}</div>'
+        f'<div class="plot" hidden><svg preserveAspectRatio="none" role="img">{lines}'
+        f'<line class="cursor" y1="0" y2="100"/></svg><span class="axis high"></span><span class="axis low"></span></div>'
         f'<input type="range" min="0" max="{most}" value="{at}" aria-label="Number of edits" hidden>'
         f'<div class="models">{cards}</div></section>',
         runs,
@@ -90,28 +91,6 @@ def card(run: dict[str, Any], at: int) -> str:
     )
 
 
-def paths(runs: list[dict[str, Any]]) -> str:
-    """Perplexity after every edit on a logarithmic axis, a line per rule; upright strokes are disabling edits."""
-    seen = [state["perplexity"] for run in runs for state in run["states"] if state["perplexity"]]
-    low, high = min(seen), max(max(seen), 2 * min(seen))
-    top, wide = math.log(high / low), max(len(run["states"]) for run in runs) - 1
-    drawn = []
-    for run in runs:
-        heights = [90 - 85 * math.log((state["perplexity"] or high) / low) / top for state in run["states"]]
-        points = " ".join(f"{n},{height:.1f}" for n, height in enumerate(heights))
-        marks = "".join(f"M{n} 100V{heights[n]:.1f}" for n, state in enumerate(run["states"]) if state["large"])
-        drawn.append(f'<g class="rule-{run["rule"]}"><polyline points="{points}"/><path class="mark" d="{marks}"/></g>')
-    words = ", ".join(
-        f"{NAMES.get(run['rule'], run['rule'])} ends at {shown(run['states'][-1]['perplexity'])}" for run in runs
-    )
-    return (
-        f'<svg viewBox="0 0 {wide} 100" preserveAspectRatio="none" role="img" aria-label="Perplexity after every edit, '
-        f'from {shown(low)} to {shown(high)} on a logarithmic axis: {words}.">{"".join(drawn)}'
-        f'<line class="cursor" x1="0" x2="0" y1="0" y2="100"/></svg>'
-        f'<span class="axis high">perplexity {shown(high)}</span><span class="axis low">{shown(low)}</span>'
-    )
-
-
 SLIDERS = {  # the mismatch, its words, smallest and largest; all but the cosine and tau on a logarithmic scale
     "cos": ("cos<sub>C</sub>(k<sub>e</sub>, k<sub>e</sub><sup>o</sup>), the cosine of the two keys under C₀⁻¹", -1, 1),
     "average": ("length of k<sub>e</sub> under C₀⁻¹", 5, 200),
@@ -121,13 +100,13 @@ SLIDERS = {  # the mismatch, its words, smallest and largest; all but the cosine
 }
 
 
-def sizes(fact: dict[str, Any], tau: float = 0.0) -> dict[str, tuple[float, float, float]]:
-    """Of each rule: the denominator, the residual over delta, and ||Delta||_F, from the two mismatches of a fact."""
+def sizes(fact: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Of each rule: the denominator, the residual over delta, and ||Delta||_F, from the two mismatches of a fact and tau."""
     key = {"a": fact["average"], "o": fact["original"]}
     scale, swell = {"a": fact["size_average"], "o": fact["size_original"]}, {"a": fact["swell"], "o": 1.0}
     found = {}
     for rule, (u, d, r) in CHOICES.items():
-        denominator = key[u] * key[d] * (1 if u == d else fact["cos"]) + tau
+        denominator = key[u] * key[d] * (1 if u == d else fact["cos"]) + fact.get("tau", 0.0)
         found[rule] = denominator, swell[r], swell[r] * scale[u] * key[u] / max(abs(denominator), 1e-9)
     return found
 
@@ -164,9 +143,6 @@ def mismatches(facts: list[dict[str, Any]]) -> str:
     )
 
 
-DECADES = 3  # of a filter, from its largest value down
-
-
 def said(table: list[dict[str, str]]) -> str:
     """What three models say after the edit that is last in Figure 1, as cards: a picture of text is too small on a phone."""
     unedited, *edited = table[-4:]
@@ -180,31 +156,6 @@ def said(table: list[dict[str, str]]) -> str:
     words = f"One fact edited, <b>{escape(fact)}</b>, then asked about something else"
     return raw(
         f'<section class="live" aria-label="One edit"><p class="now">{words}:</p><div class="models">{cards}</div></section>'
-    )
-
-
-def spectrum(table: list[dict[str, str]]) -> str:
-    """How many directions have which eigenvalue of C_0, ten bars a decade, and over them the filter of each method."""
-    rows = [{name: float(cell) for name, cell in row.items()} for row in table]
-    logs = [math.log10(row["eigenvalue"]) for row in rows]
-    low, high = math.floor(min(logs)), math.ceil(max(logs))
-    places = [100 * (log - low) / (high - low) for log in logs]
-    bars, wide = Counter(math.floor(10 * (log - low)) for log in logs), 10 / (high - low)
-    tall = {n: 100 * count / max(bars.values()) for n, count in bars.items()}
-    shapes = "".join(f"M{wide * n:.2f} 100v{-height:.1f}h{wide:.2f}v{height:.1f}z" for n, height in tall.items())
-    drawn, names = [f'<path class="bars" d="{shapes}"/>'], [name for name in rows[0] if name != "eigenvalue"]
-    for n, name in enumerate(names):
-        top = max(row[name] for row in rows)
-        kept = [(at, -math.log10(row[name] / top)) for at, row in zip(places, rows, strict=True) if row[name] > 0]
-        points = " ".join(f"{at:.1f},{100 * min(down / DECADES, 1):.1f}" for at, down in [*kept[:-1:10], kept[-1]])
-        drawn.append(f'<polyline class="filter-{n}" points="{points}"/>')
-    legend = "".join(f'<li class="filter-{n}">{escape(name)}</li>' for n, name in enumerate(names))
-    words = f"Histogram of {len(rows)} eigenvalues from 1e{low} to 1e{high}, and the filters of {', '.join(names)}"
-    return raw(
-        f'<figure class="live spectrum"><div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(words)}.">{"".join(drawn)}</svg><span class="axis high">lines: s(e), logarithmic; '
-        f'bars: directions</span></div><p class="ends"><span>10<sup>{low}</sup></span>'
-        f"<span>eigenvalue e of C₀</span><span>10<sup>{high}</sup></span></p><ul>{legend}</ul></figure>"
     )
 
 

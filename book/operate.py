@@ -7,18 +7,18 @@ from typing import Any
 from playwright.sync_api import Browser, Locator, Page
 
 from .live import SLIDERS, shown, sizes, was
-from .stored import sequences, singles
+from .stored import STUDIES, sequences, singles
 
 
-def operate(page: Page, studies: Path) -> Iterator[str]:
+def operate(page: Page) -> Iterator[str]:
     """What is wrong with the interactive figures of an open page; nothing for a page that has none."""
     if page.locator(".live.edits").count():
-        yield from edits(page.locator(".live.edits"), sequences(studies))
+        yield from edits(page.locator(".live.edits"), sequences(STUDIES))
     if page.locator(".live.mismatches").count():
-        yield from mismatches(page.locator(".live.mismatches"), singles(studies))
+        yield from mismatches(page.locator(".live.mismatches"), singles(STUDIES))
 
 
-def without_script(browser: Browser, path: Path, studies: Path) -> Iterator[str]:
+def without_script(browser: Browser, path: Path) -> Iterator[str]:
     """What is wrong with a page's figures where no script runs: they stand in one state, without dead controls."""
     if 'class="live ' not in path.read_text(encoding="utf-8"):
         return
@@ -28,9 +28,9 @@ def without_script(browser: Browser, path: Path, studies: Path) -> Iterator[str]
         yield "without JavaScript, controls stand there that do nothing"
     if page.locator(".live.edits").count():
         at = int(page.locator(".live .n").inner_text())
-        yield from state(page.locator(".live.edits"), first_layer(sequences(studies)), at)
+        yield from state(page.locator(".live.edits"), first_layer(sequences(STUDIES)), at)
     else:
-        yield from table(page.locator(".live.mismatches"), singles(studies)[0])
+        yield from table(page.locator(".live.mismatches"), singles(STUDIES)[0])
     page.context.close()
 
 
@@ -97,13 +97,9 @@ def mismatches(figure: Locator, facts: list[dict[str, Any]]) -> Iterator[str]:
         figure.locator("select").select_option(str(n))
         yield from table(figure, facts[n])
     moved = dict(facts[0])
-    for name, end in ((name, SLIDERS[name][2]) for name in ("cos", "average", "original", "swell")):
+    for name, (_, _, end) in SLIDERS.items():
         figure.locator(f"#{name}").press("End")
         moved[name] = end
         for rule, (_, _, size) in sizes(moved).items():
             here = figure.locator(f'tr[data-rule="{rule}"] .size').inner_text()
             yield from differs(f"size of {rule} with {name} at its end", here, shown(size))
-    figure.locator("#tau").press("End")
-    for rule, (_, _, size) in sizes(moved, tau=SLIDERS["tau"][2]).items():
-        here = figure.locator(f'tr[data-rule="{rule}"] .size').inner_text()
-        yield from differs(f"size of {rule} with tau at its end", here, shown(size))

@@ -18,12 +18,12 @@ from . import landing, live
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("docs", "figures", "rrome", "tests")  # what README and notebooks point at, beside files at the top
-CONTENT = {
-    "index": "",
-    "one_edit_after_another": "",
-    "two_mismatches": "",
-    "all_figures": "figures",
-}  # pages of the site's own
+CONTENT = (
+    "index.md",
+    "one_edit_after_another.md",
+    "two_mismatches.md",
+    "figures/all_figures.md",
+)  # the site's own pages
 PARTS = {  # the sidebar
     "See it happen": ("one_edit_after_another.md", "two_mismatches.md", "figures/all_figures.md"),
     "Notebooks": ("notebooks/*.ipynb",),
@@ -51,10 +51,10 @@ def lay_out(root: Path, profile: str, target: Path) -> None:
         (target / "notebooks" / shown.name).write_text(lighter(shown.read_text(encoding="utf-8")), encoding="utf-8")
     for path in (target / "figures" / "data").rglob("*.jsonl"):  # readers download the rows compressed
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-    for name, folder in CONTENT.items():
-        text = (Path(__file__).parent / "content" / f"{name}.md").read_text(encoding="utf-8")
+    for name in CONTENT:
+        text = (Path(__file__).parent / "content" / Path(name).name).read_text(encoding="utf-8")
         text = live.fill(landing.fill(text, target), target / "figures" / "data" / "studies")
-        (target / folder / f"{name}.md").write_text(text, encoding="utf-8")
+        (target / name).write_text(text, encoding="utf-8")
     with (target / "index.md").open("a", encoding="utf-8") as page:
         page.write(contents(target))
 

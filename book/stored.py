@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RULES = ("rome", "r-rome", "p-rome", "aao", "aoa", "oaa", "oao", "ooa")  # the paper's three first
+STUDIES = Path(__file__).parent.parent / "figures" / "data" / "studies"
 LARGE = 5  # a disabling edit of a sequence: its own |Delta| is above so many times the run's median
 
 

@@ -125,7 +125,7 @@ def read(model, ids):
         return model.lm(input_ids=ids, use_cache=False).logits
 
 
-@pytest.mark.parametrize("limit, rows", [(2**20, [3, 3, 3, 1, 3]), (0, [3, 3, 3, 3, 3, 3])])  # every other 3: passed on
+@pytest.mark.parametrize("limit, rows", [(2**20, [3, 3, 3, 1, 3]), (0, [3, 3, 3])])  # every other 3: passed on
 def test_rows_that_come_again_are_not_run_below_again_whatever_the_edit(editor, limit, rows):
     model, update = editor.model, editor.update(FACTS[0], "p-rome")
     ids = pad_right([model.encode(text) for text in [*PROMPTS, "It is Rome"]], model.pad, model.device)

@@ -8,10 +8,9 @@ import torch
 from pytest import approx
 
 from rrome import Fact, RromeError, load_facts
-from rrome.measure import agreement_task, glue, glue_task, recall_task, sentiment_task, tasks
-from rrome.measure.glue import GlueTask, read_answer
+from rrome.measure import agreement_task, glue_task, recall_task, sentiment_task, tasks
 from rrome.measure.scores import target_nll
-from rrome.measure.tasks import Choice, ChoiceTask, SentimentTask, weighted_f1
+from rrome.measure.tasks import Choice, ChoiceTask, GlueTask, SentimentTask, read_answer, weighted_f1
 
 SENTENCES = {
     "sst2": {"sentence": "The old {town} was number"},
@@ -36,7 +35,6 @@ def test_a_choice_is_won_when_the_right_continuation_is_likelier(tiny):
     choices = tuple(Choice(prompt, options[0], tuple(options[1:])) for prompt in prompts)
     nll = target_nll(tiny, [prompt for prompt in prompts for _ in options], options * 2).view(2, 3)
     task = ChoiceTask("test", choices)
-    assert task.won(tiny) == (nll.argmin(1) == 0).tolist()
     assert task.scores(tiny) == {"test": (nll.argmin(1) == 0).double().mean().item()}
     assert task.floor == approx(1 / 3)
 
@@ -46,7 +44,7 @@ def test_a_choice_without_a_blank_is_read_so(tiny):
     nll = target_nll(tiny, prompts, options, separators=["", ""])
     choice = Choice("The old tow", "n", ("s",), separator="")
     assert not torch.equal(nll, target_nll(tiny, prompts, options))
-    assert ChoiceTask("test", (choice,)).won(tiny) == [bool(nll[0] < nll[1])]
+    assert ChoiceTask("test", (choice,)).scores(tiny) == {"test": float(nll[0] < nll[1])}
     assert ChoiceTask("test", (choice,)).key != ChoiceTask("test", (replace(choice, separator=" "),)).key
     facts = [Fact("{}的首都是", f"S{n}", "北京", f"A{n}", separator="") for n in range(4)]
     assert {choice.separator for choice in recall_task(facts, n=4).choices} == {""}
@@ -115,10 +113,10 @@ def test_sentiment_is_judged_against_a_threshold_of_other_reviews(tiny_llama, mo
         "negative": 1.0,
     }  # a model that prefers one word to the other everywhere, by more after praise
 
-    def measured(model, prompts):
+    def measured(model, prompts, options):
         return [odds["positive" if any(w in p for w in ("wonderful", "superb")) else "negative"] for p in prompts]
 
-    monkeypatch.setattr(tasks, "sentiment_odds", measured)
+    monkeypatch.setattr(tasks, "log_odds", measured)
     task = sentiment_task(tiny_llama, 40)
     assert len(set(task.prompts)) == 40 and sorted(task.labels) == [0] * 20 + [1] * 20 and 1 <= task.threshold < 3
     praised = SentimentTask("sentiment", ("It was wonderful.", "It was poor."), (1, 0), 2.0)
@@ -126,7 +124,7 @@ def test_sentiment_is_judged_against_a_threshold_of_other_reviews(tiny_llama, mo
     assert SentimentTask("sentiment", praised.prompts, (1, 0), 9.0).scores(tiny_llama)["sentiment"] == approx(
         task.floor
     )
-    monkeypatch.setattr(tasks, "sentiment_odds", lambda model, prompts: [float("nan")] * len(prompts))
+    monkeypatch.setattr(tasks, "log_odds", lambda model, prompts, options: [float("nan")] * len(prompts))
     assert task.scores(tiny_llama) == {"sentiment": 0}
     with pytest.raises(RromeError, match="an even number of reviews from 2 to 240, not 7"):
         sentiment_task(tiny_llama, 7)
@@ -185,7 +183,7 @@ def test_weighted_f1_by_hand():
 
 def test_a_constant_answer_gets_the_floor_and_the_log_odds_are_read_without_threshold(tiny_llama, monkeypatch):
     task = GlueTask("test", (), ("A", "B", "C", "D"), (0, 0, 1, 1), ("no", "yes"), 3)
-    monkeypatch.setattr(glue, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
+    monkeypatch.setattr(tasks, "generate", lambda model, prompts, *_, **__: [" yes"] * len(prompts))
     odds = {"A": 0.1, "B": 3.0, "C": 2.0, "D": 4.0}
     nll = [option for prompt in task.questions for option in (odds[prompt], 0.0)]
     monkeypatch.setattr(tasks, "target_nll", lambda *_: torch.tensor(nll))

@@ -17,16 +17,13 @@ def difference(here: pd.DataFrame, accepted: pd.DataFrame) -> str:
     numeric = [name for name in here if all(pd.api.types.is_numeric_dtype(table[name]) for table in (here, accepted))]
     numbers = (table[numeric].astype(float).rename_axis("row").reset_index() for table in (here, accepted))
     apart = largest_difference(*numbers, numeric, on=["row"])
-    texts = here.drop(columns=numeric).fillna("").astype(str)
-    differ = int(texts.ne(accepted.drop(columns=numeric).fillna("").astype(str)).to_numpy().sum())
-    if not differ and not apart.max() > 0:
-        return "equal"
-    largest = (
-        f"{apart.idxmax()} by {apart.max():.1e} of itself, other numbers by less"
-        if apart.max() > 0
-        else "numbers equal"
-    )
-    return largest + (f"; {differ} texts differ" if differ else "")
+    texts, other = (table.drop(columns=numeric).fillna("").astype(str) for table in (here, accepted))
+    found = []
+    if apart.max() > 0:
+        found.append(f"{apart.idxmax()} by {apart.max():.1e} of itself, other numbers by less")
+    if differ := int(texts.ne(other).to_numpy().sum()):
+        found.append(f"{differ} texts differ")
+    return "; ".join(found) or "equal"
 
 
 def main(*paths: str) -> None:

@@ -1,13 +1,12 @@
 """Makes the embedded facts and prose (the .jsonl.bz2 files in rrome/data) from two pinned packages and companies.yaml.
 
-Run it as `python -m tools.make_data [FOLDER]`, with the packages of the extra "test" installed. The same packages give the
+Run it as `python -m tools.make_data`, with the packages of the extra "test" installed. The same packages give the
 same bytes everywhere: bzip2 writes no time and has one implementation, unlike gzip.
 
 The prose is the World Factbook's. Most of its fields are lists, tables and fragments; what is kept are paragraphs of whole
 sentences.
 """
 
-import argparse
 import bz2
 import hashlib
 import json
@@ -25,13 +24,8 @@ DATA = Path(__file__).parent.parent / "rrome" / "data"
 HELD_OUT = 8  # one country in so many is held out
 MIN_LETTERS = 80  # of a paragraph
 MAX_DIGITS = 0.06  # of its characters: more is a table of numbers
-SMALL_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be been but by for from had has have in into is it its of on or that the their they this to "
-        "was were when which who will with",
-    )
-)
+ENGLISH = """a an and are as at be been but by for from had has have in into is it its of on or that the their they this to was
+    were when which who will with"""  # words that hold a sentence together
 
 
 def make_data(folder: Path) -> list[Path]:
@@ -102,9 +96,8 @@ def prose(markup: str) -> str:
     Running text is long enough, has few digits, commas and semicolons for its words, mostly lower-case words, and
     enough of the small words that hold an English sentence together; a web address is not running text.
     """
-    text = re.sub(
-        r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*", "", plain_text(markup), flags=re.I
-    )
+    label = r"^(note( \d)?|etymology|definition|description|meaning)\s*[:-]\s*"
+    text = re.sub(label, "", plain_text(markup), flags=re.I)
     text = re.sub(r"\s*\(\d{4}( est\.)?\)\s*$", "", text)
     text = re.sub(r" +([,.;:)])", r"\1", text)  # left by a tag before a mark
     words = re.findall(r"[^\W\d_]+", text)
@@ -112,7 +105,7 @@ def prose(markup: str) -> str:
         return ""
     if len(text) < MIN_LETTERS or sum(letter.isdigit() for letter in text) > MAX_DIGITS * len(text):
         return ""
-    small = sum(word in SMALL_WORDS for word in words)
+    small = sum(word in ENGLISH.split() for word in words)
     lower = sum(word.islower() for word in words)
     marks = text.count(",") + 2 * text.count(";")
     if small < 0.22 * len(words) or lower < 0.6 * len(words) or marks > 0.15 * len(words):
@@ -121,6 +114,4 @@ def prose(markup: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=DATA, help="where they go (rrome/data)")
-    make_data(parser.parse_args().folder)
+    make_data(DATA)

@@ -50,10 +50,8 @@ def read_rules() -> dict[str, Any]:
 
 def world_facts(rules: Mapping[str, Any]) -> list[Fact]:
     """The fact set, best-known subjects first and relations in turn; the same list on every machine."""
-    countries = _countries(rules)
-    items = _country_items(countries) | _city_items(countries, rules)
     ranked = []
-    for number, (relation, members) in enumerate(sorted(items.items())):
+    for number, (relation, members) in enumerate(sorted(_items(_countries(rules), rules).items())):
         facts = _relation_facts(relation, members, rules)
         ranked += [(rank, number, fact) for rank, fact in enumerate(facts)]
     ranked.sort(key=lambda entry: entry[:2])
@@ -123,9 +121,13 @@ def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if entry is None or name in rules["skip"]["all"] or country["population"] < MIN_POPULATION["country"]:
             continue
         people = entry.get("People and Society", {})
+        currency = rules["currencies"].get(country["currencyname"], country["currencyname"].lower())
         answers = {
             "continent": ([continents[country["continentcode"]]], []),
-            "currency": _currency(name, country["currencyname"], rules),
+            "currency": (
+                [rules["currency_of"].get(name, currency)],
+                [currency],
+            ),  # as people say it, and as the source does
             "language": _languages(people, rules),
             "religion": _religion(people, rules),
         }
@@ -136,12 +138,6 @@ def _countries(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "answers": asked,
         }
     return countries
-
-
-def _currency(country: str, source: str, rules: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """A currency as people say it, and as the source does."""
-    plain = rules["currencies"].get(source, source.lower())
-    return [rules["currency_of"].get(country, plain)], [plain]
 
 
 def read_factbook() -> dict[str, dict[str, Any]]:
@@ -176,34 +172,26 @@ def _religion(people: Mapping[str, Any], rules: Mapping[str, Any]) -> tuple[list
             if any(word in name.lower() for word in words):
                 shares[religion] += float(percent)
                 break
-    return [religion for religion, share in shares.items() if share > 50], [
-        r for r, share in shares.items() if share >= 10
-    ]
+    most = [religion for religion, share in shares.items() if share > 50]
+    return most, [religion for religion, share in shares.items() if share >= 10]
 
 
-def _country_items(countries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Item]]:
-    items = defaultdict(list)
-    for country in countries.values():
-        for kind, (true, mentioned) in country["answers"].items():
-            if true:
-                forbidden = frozenset(true + mentioned)
-                items[f"country-{kind}"].append(Item(country["name"], true[0], forbidden, country["population"]))
-    return dict(items)
-
-
-def _city_items(countries: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Any]) -> dict[str, list[Item]]:
-    items = defaultdict(list)
+def _items(countries: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Any]) -> dict[str, list[Item]]:
+    """The subjects of each relation: countries, and cities with the answers of their country."""
+    places = [("country", country) for country in countries.values()]
     for city in _well_known_cities({country["name"] for country in countries.values()}, rules["cities"]["skip"]):
-        country = countries.get(city["countrycode"])
-        if country is None:
-            continue
-        place = _with_article(country["name"], "in {}", rules)
-        answers = {"country": ([place], []), **country["answers"]}
-        name = _city_name(city, rules)
-        for kind, (true, mentioned) in answers.items():
-            if true and kind != "religion":
-                items[f"city-{kind}"].append(Item(name, true[0], frozenset(true + mentioned), city["population"]))
-    return dict(items)
+        if country := countries.get(city["countrycode"]):
+            answers = {"country": ([_with_article(country["name"], "in {}", rules)], []), **country["answers"]}
+            answers.pop("religion", None)
+            about = {"name": _city_name(city, rules), "population": city["population"], "answers": answers}
+            places.append(("city", about))
+    items = defaultdict(list)
+    for kind, place in places:
+        for asked, (true, mentioned) in place["answers"].items():
+            if true:
+                item = Item(place["name"], true[0], frozenset(true + mentioned), place["population"])
+                items[f"{kind}-{asked}"].append(item)
+    return items
 
 
 def _city_name(city: Mapping[str, Any], rules: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ function oneEditAfterAnother(figure, runs) {
     }
   }
 
-  function draw() { // the lines of one layer: the same as book/live.py's `paths`
+  function draw() { // the lines of one layer: perplexity after every edit on a logarithmic axis
     here = runs.filter((run) => run.layer === Number(layer.value) && one(`.model[data-rule="${run.rule}"]`));
     slider.max = Math.max(...here.map((run) => run.states.length)) - 1;
     one(".most").textContent = slider.max;
@@ -42,6 +42,9 @@ function oneEditAfterAnother(figure, runs) {
     const low = Math.min(...seen), high = Math.max(...seen, 2 * low);
     const height = (state) => 90 - 85 * Math.log((state.perplexity ?? high) / low) / Math.log(high / low);
     one("svg").setAttribute("viewBox", `0 0 ${slider.max} 100`);
+    const name = (run) => one(`.model[data-rule="${run.rule}"] h3`).textContent;
+    const ends = here.map((run) => `${name(run)} ends at ${shown(run.states.at(-1).perplexity)}`).join(", ");
+    one("svg").setAttribute("aria-label", `Perplexity after every edit, from ${shown(low)} to ${shown(high)}: ${ends}.`);
     one(".high").textContent = `perplexity ${shown(high)}`;
     one(".low").textContent = shown(low);
     for (const group of all(figure, "svg g, .model")) {

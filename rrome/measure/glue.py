@@ -1,72 +1,12 @@
-"""GLUE, the paper's four downstream tasks: few-shot prompts, a generated answer, weighted F1.
-
-Beside it stands the area under the ROC curve of the log-odds of the two answers: a small model that always gives one answer
-has a constant F1, and its log-odds may still tell.
-"""
+"""GLUE, the paper's four downstream tasks: validation examples as few-shot prompts."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..model.model import Model, generate
-from ..store.disk import RromeError, digest, read_records, read_yaml
-from .metrics import roc_area
-from .tasks import INVALID, log_odds, weighted_f1
-
-BATCH = 16
-
-
-@dataclass(frozen=True)
-class GlueTask:
-    """Questions of one task with their labels (0 or 1), the shots before each, and the words that stand for the labels."""
-
-    name: str
-    shots: tuple[str, ...]
-    questions: tuple[str, ...]
-    labels: tuple[int, ...]
-    options: tuple[str, str]
-    n_tokens: int  # of a generated answer
-
-    @property
-    def key(self) -> str:
-        """A content hash."""
-        return digest(vars(self))
-
-    @property
-    def floor(self) -> float:
-        """The better weighted F1 of the two constant answers."""
-        return max(weighted_f1(self.labels, [label] * len(self.labels)) for label in (0, 1))
-
-    def prompts(self, model: Model) -> list[str]:
-        """The shots and each question, without the first shots where the model's context is too short for all."""
-        return [self._prompt(model, question) for question in self.questions]
-
-    def _prompt(self, model: Model, question: str) -> str:
-        for skipped in range(len(self.shots) + 1):
-            prompt = "".join([*self.shots[skipped:], question])
-            if len(model.encode(prompt)) <= model.context - self.n_tokens:
-                return prompt
-        raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
-
-    def scores(self, model: Model) -> dict[str, float]:
-        """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
-        prompts = self.prompts(model)
-        batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
-        answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
-        given = [read_answer(answer, self.options) for answer in answers]
-        odds = log_odds(model, prompts, self.options).numpy()
-        area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
-        return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
-
-
-def read_answer(answer: str, options: Sequence[str]) -> int:
-    """The label whose word occurs in an answer; INVALID when none or both do."""
-    named = [label for label, word in enumerate(options) if word in answer.lower()]
-    return named[0] if len(named) == 1 else INVALID
+from ..store.disk import RromeError, read_records, read_yaml
+from .tasks import GlueTask
 
 
 def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, seed: int = 0) -> GlueTask:

@@ -61,14 +61,14 @@ def distinct_share(text: str) -> float:
     return len(set(words)) / len(words) if words else 0.0
 
 
-def ngram_entropy(text: str, sizes: Sequence[int] = (2, 3), weights: Sequence[float] = (2 / 3, 4 / 3)) -> float:
+def ngram_entropy(text: str) -> float:
     """GE: the mean of the weighted entropies (bits) of a text's 2-grams and 3-grams; tables give it times 100.
 
     Source: the generation entropy of Meng et al. 2022, with words and punctuation marks as tokens.
     """
     tokens = re.findall(r"\w+|[^\w\s]", text)
-    grams = [Counter(zip(*(tokens[start:] for start in range(size)), strict=False)) for size in sizes]
-    return sum(weight * entropy(gram.values()) for weight, gram in zip(weights, grams, strict=True)) / len(sizes)
+    pairs, triples = (Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for n in (2, 3))
+    return (2 / 3 * entropy(pairs.values()) + 4 / 3 * entropy(triples.values())) / 2
 
 
 def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
@@ -144,52 +144,40 @@ def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
             raise RromeError(f"fact {twice[0]} has two rows under {rule}: number the facts of joined studies apart")
         row = {"rule": rule, "facts": len(here)}
         for name in COLUMNS:
-            measured = here.reindex(columns=_columns(name)).dropna()
-            found = NOTHING if measured.empty else _found(name, [measured], _value)
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _measured(name, here), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _columns(name: str) -> list[str]:
-    """The columns of edits that a measure is made from."""
-    return ["ES", "PS", "NS"] if name == "S" else [name]
+def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Per measure: mean of `rule` minus `baseline` over the facts that have both, with its interval (per cent)."""
+    tables = [edits[edits["rule"].eq(each)].set_index("fact") for each in (rule, baseline)]
+    for each, table in zip((rule, baseline), tables, strict=True):
+        if table.empty:
+            raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
+    rows = [(name, *_measured(name, *tables)) for name in names]
+    return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
 
 
-def _found(name: str, tables: Sequence[pd.DataFrame], statistic: Callable) -> Found:
-    """The interval of a statistic of a measure's columns in each table, in the table's unit."""
-    samples = [table[column] for table in tables for column in _columns(name)]
-    value, low, high = interval(samples, statistic, bounds=BOUNDS.get(name, ()))
+def _measured(name: str, *tables: pd.DataFrame) -> Found:
+    """A measure of one table, or its difference between two over the facts of both, in the table's unit; NaN for no fact."""
+    columns = ["ES", "PS", "NS"] if name == "S" else [name]
+    statistic: Callable = harmonic_score if name == "S" else np.mean
+    facts = pd.concat([table.reindex(columns=columns) for table in tables], axis=1, join="inner").dropna()
+    if facts.empty:
+        return NOTHING
+
+    def difference(*samples, axis):
+        half = len(columns)
+        return statistic(*samples[:half], axis=axis) - statistic(*samples[half:], axis=axis)
+
+    samples = facts.to_numpy().T
+    value, low, high = interval(samples, statistic if len(tables) == 1 else difference, bounds=BOUNDS.get(name, ()))
     scale = 1 if name == "GE" else 100
     return scale * value, scale * low, scale * high
 
 
-def _value(*samples, axis=-1):
-    """A measure from the samples of its columns: the mean of one, S of three."""
-    return harmonic_score(*samples, axis=axis) if len(samples) == 3 else np.mean(samples[0], axis=axis)
-
-
-def _difference(*samples, axis=-1):
-    """A measure of the first half of the samples minus that of the second."""
-    half = len(samples) // 2
-    return _value(*samples[:half], axis=axis) - _value(*samples[half:], axis=axis)
-
-
-def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
-    """Per measure: mean of `rule` minus `baseline` over the facts that have both, with its interval (per cent)."""
-    tables = {each: edits[edits["rule"].eq(each)].set_index("fact") for each in (rule, baseline)}
-    for each, table in tables.items():
-        if table.empty:
-            raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
-    rows = []
-    for name in names:
-        ours, theirs = (tables[each][_columns(name)].dropna() for each in (rule, baseline))
-        both = ours.index.intersection(theirs.index)
-        rows.append((name, *_found(name, [ours.loc[both], theirs.loc[both]], _difference)))
-    return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
-
-
-def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
+def auc(predictor: pd.Series, outcome: pd.Series) -> Found:
     """Area under the ROC curve of a number that predicts an outcome, with its interval over resampled facts.
 
     All three are NaN when the outcome never, or always, came. Resamples without both outcomes are left out; where the
@@ -198,7 +186,7 @@ def auc(predictor: pd.Series, outcome: pd.Series, seed: int = 0) -> Found:
     size, came = np.asarray(predictor, dtype=float), np.asarray(outcome, dtype=bool)
     if came.all() or not came.any():
         return NOTHING
-    rows = np.random.default_rng(seed).integers(len(came), size=(RESAMPLES, len(came)))
+    rows = np.random.default_rng(0).integers(len(came), size=(RESAMPLES, len(came)))
     rows = rows[came[rows].any(1) & ~came[rows].all(1)]
     area = float(roc_area(size, came))
     low, high = np.quantile(roc_area(size[rows], came[rows]), [0.025, 0.975])

@@ -21,6 +21,7 @@ from .metrics import mean
 
 KEPT_BYTES = 256 * 2**20
 WINDOW = 512  # tokens
+TOO_SHORT = "the text is too short for a perplexity: give at least two tokens"
 _kept: ContextVar["_Kept | None"] = ContextVar("_kept", default=None)  # of the innermost `below_kept`
 
 
@@ -49,11 +50,11 @@ def rowwise(model: Model, updates: Sequence[RankOneUpdate | None]) -> Iterator[N
 def shared_below(model: Model, ids: torch.Tensor) -> Iterator[None]:
     """Inside, a cache-free forward pass of `ids` (B, T) computes what lies below l* once for each distinct row."""
     distinct, which = ids.unique(dim=0, return_inverse=True)
-    kept = _kept.get()
-    if kept is None and len(distinct) == len(ids):
+    kept = _kept.get() or _Kept(0)
+    if not kept.limit and len(distinct) == len(ids):
         yield
         return
-    entering, as_tuple = _entering(model, distinct) if kept is None else kept.entering(model, distinct)
+    entering, as_tuple = kept.entering(model, distinct)
     with blocks_from(model, model.layer, entering[which], as_tuple):
         yield
 
@@ -71,28 +72,23 @@ def below_kept(limit: int = KEPT_BYTES) -> Iterator[None]:
         _kept.reset(token)
 
 
-def _entering(model: Model, rows: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """What enters block l* for token rows (B, T), as (B, T, d), and whether the family's blocks return tuples."""
-    seen = through_block(model, input_ids=rows, use_cache=False)
-    return seen.entering, seen.as_tuple
-
-
 class _Kept:
     """What entered block l*, (T, d) per row of tokens, by model, layer and row with its padding."""
 
     def __init__(self, limit: int):
-        self.left, self.as_tuple = limit, False
+        self.limit = self.left = limit
+        self.as_tuple = False
         self.states: dict[tuple, torch.Tensor] = {}
 
     def entering(self, model: Model, rows: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """As `_entering`, which is asked for new rows only."""
+        """What enters block l* for token rows (B, T), as (B, T, d), and whether the family's blocks return tuples."""
         keys = [(id(model.lm), model.layer, *row) for row in rows.tolist()]
         new = [n for n, key in enumerate(keys) if key not in self.states]
         made: dict[tuple, torch.Tensor] = {}
         if new:
-            states, self.as_tuple = _entering(model, rows[new])
-            made = {keys[n]: state for n, state in zip(new, states, strict=True)}
-        stacked = torch.stack([made[key] if key in made else self.states[key] for key in keys])
+            seen = through_block(model, input_ids=rows[new], use_cache=False)
+            made, self.as_tuple = {keys[n]: state for n, state in zip(new, seen.entering, strict=True)}, seen.as_tuple
+        stacked = torch.stack([(made if key in made else self.states)[key] for key in keys])
         for key, state in made.items():
             if (size := state.numel() * state.element_size()) <= self.left:
                 self.left -= size
@@ -169,6 +165,12 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
     return (total / torch.tensor([n for _, _, n in pairs], device=model.device)).cpu()
 
 
+def _text_nll(model: Model, tokens: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of all tokens but the first, (B, T - 1), for rows of tokens (B, T)."""
+    logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
 @torch.no_grad()
 def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192) -> float:
     """exp(mean NLL per token) over the first `n_tokens` tokens of the texts, in windows of 512 that each start afresh."""
@@ -178,17 +180,25 @@ def perplexity(model: Model, texts: Sequence[str], n_tokens: int = 8192) -> floa
         windows += [ids[start : start + window] for start in range(0, len(ids), window)]
         if sum(map(len, windows)) >= n_tokens:
             break
-    total = count = 0
-    for ids in filter(lambda ids: len(ids) > 1, windows):
-        tokens = torch.tensor([ids[: n_tokens - count + 1]], device=model.device)
-        if tokens.shape[1] < 2:
-            break
-        log_probs = model.lm(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)  # (T - 1, V)
-        total -= log_probs.gather(1, tokens[0, 1:, None]).sum().item()
-        count += tokens.shape[1] - 1
+    total, count = 0.0, 0
+    for ids in windows:
+        if len(read := ids[: n_tokens - count + 1]) > 1:
+            total += _text_nll(model, torch.tensor([read], device=model.device)).sum().item()
+            count += len(read) - 1
     if not count:
-        raise RromeError("the text is too short for a perplexity: give at least two tokens")
+        raise RromeError(TOO_SHORT)
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+@torch.no_grad()
+def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | None]) -> list[float]:
+    """exp(mean NLL per token) of one text (cut to a window) under each update, all in one batch."""
+    ids = model.encode(text)[: min(WINDOW, model.context)]
+    if len(ids) < 2:
+        raise RromeError(TOO_SHORT)
+    tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)
+    with shared_below(model, tokens), rowwise(model, updates):
+        return _text_nll(model, tokens).cpu().double().mean(1).exp().tolist()
 
 
 def fact_probabilities(
@@ -213,19 +223,6 @@ def fact_probabilities(
     for (name, kind, _), new, true in zip(rows, *probabilities.view(2, -1).tolist(), strict=True):
         pairs[name][kind].append((new, true))
     return pairs
-
-
-@torch.no_grad()
-def row_perplexities(model: Model, text: str, updates: Sequence[RankOneUpdate | None]) -> list[float]:
-    """exp(mean NLL per token) of one text (cut to a window) under each update, all in one batch."""
-    ids = model.encode(text)[: min(WINDOW, model.context)]
-    if len(ids) < 2:
-        raise RromeError("the text is too short for a perplexity: give at least two tokens")
-    tokens = torch.tensor([ids] * len(updates), device=model.device)  # (B, T)
-    with shared_below(model, tokens), rowwise(model, updates):
-        logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return nll.view(len(updates), -1).cpu().double().mean(1).exp().tolist()
 
 
 def retained(model: Model, facts: Sequence[Fact]) -> float:

@@ -2,7 +2,11 @@
 
 Choices between a right and a wrong continuation are won when the right one is more probable per token: agreement has
 minimal pairs of the kind BLiMP uses (Warstadt et al. 2020), from rrome/data/agreement.yaml; recall asks facts not edited.
-Sentiment is scored as the paper scores SST2, by weighted F1: a constant answer gives 1/3, a model without an answer 0.
+Sentiment is scored as the paper scores SST2, by weighted F1: a constant answer gives 1/3, a model without an answer 0. GLUE's
+answers are generated; beside their F1 stands the area under the ROC curve of the log-odds of the two answers: a small model
+that always gives one answer has a constant F1, and its log-odds may still tell.
+
+A task has a `name`, a `key` that changes with its content, its score by guessing, `floor`, and `scores(model)`.
 """
 
 import itertools
@@ -10,32 +14,18 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import torch
+import numpy as np
 
 from ..facts.fact import Fact
-from ..model.model import Model
+from ..model.model import Model, generate
 from ..store.disk import RromeError, digest, read_yaml
+from .metrics import roc_area
 from .scores import target_nll
 
+BATCH = 16  # prompts that are answered at once
 INVALID = -1  # the label of an answer that names no option, or both
-
-
-class Task(Protocol):
-    """Anything that scores a model: `name`, a `key` that changes with its content, and its score by guessing, `floor`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def floor(self) -> float: ...
-
-    @property
-    def key(self) -> str: ...
-
-    def scores(self, model: Model) -> dict[str, float]:
-        """Named scores of the model as it is now, in [0, 1]; the task's own name is among them."""
+SENTIMENTS = ("negative", "positive")  # words for labels 0 and 1
 
 
 @dataclass(frozen=True)
@@ -71,18 +61,13 @@ class ChoiceTask:
         """The expected share won by guessing."""
         return sum(1 / (1 + len(choice.wrong)) for choice in self.choices) / len(self.choices)
 
-    def won(self, model: Model) -> list[bool]:
-        """Which choices the model wins, as it is now; a model that yields NaN wins none."""
+    def scores(self, model: Model) -> dict[str, float]:
+        """The share won; a model that yields NaN wins none."""
         rows = [(each.prompt, option, each.separator) for each in self.choices for option in (each.right, *each.wrong)]
         prompts, options, separators = zip(*rows, strict=True)
         nll = target_nll(model, prompts, options, separators=separators)
         groups = nll.split([1 + len(choice.wrong) for choice in self.choices])
-        return [bool((nll[0] < nll[1:]).all()) for nll in groups]
-
-    def scores(self, model: Model) -> dict[str, float]:
-        """The share won."""
-        won = self.won(model)
-        return {self.name: sum(won) / len(won)}
+        return {self.name: statistics.fmean(bool((nll[0] < nll[1:]).all()) for nll in groups)}
 
 
 def agreement_task(n_per_kind: int = 60, seed: int = 0) -> ChoiceTask:
@@ -150,20 +135,15 @@ class SentimentTask:
 
     def scores(self, model: Model) -> dict[str, float]:
         """The weighted F1; a review whose log-odds are NaN has no answer."""
-        odds = sentiment_odds(model, self.prompts)
+        odds = log_odds(model, self.prompts, SENTIMENTS)
         return {self.name: weighted_f1(self.labels, [INVALID if x != x else int(x > self.threshold) for x in odds])}
 
 
-def sentiment_odds(model: Model, prompts: Sequence[str]) -> list[float]:
-    """log p(" positive") - log p(" negative") after each prompt."""
-    return log_odds(model, prompts, ("negative", "positive")).tolist()
-
-
-def log_odds(model: Model, prompts: Sequence[str], options: Sequence[str]) -> torch.Tensor:
+def log_odds(model: Model, prompts: Sequence[str], options: Sequence[str]) -> list[float]:
     """log p(options[1]) - log p(options[0]) per token after each prompt."""
     twice = [prompt for prompt in prompts for _ in options]
     nll = target_nll(model, twice, [*options] * len(prompts)).view(-1, 2)
-    return nll[:, 0] - nll[:, 1]
+    return (nll[:, 0] - nll[:, 1]).tolist()
 
 
 def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:
@@ -179,8 +159,60 @@ def sentiment_task(model: Model, n: int = 80, seed: int = 0) -> SentimentTask:
     if n < 2 or n % 2 or n > len(pairs):
         raise RromeError(f"sentiment asks an even number of reviews from 2 to {len(pairs)}, not {n}")
     drawn = [review for pair in random.Random(f"{seed} sentiment").sample(pairs, n) for review in pair]
-    threshold = statistics.median(sentiment_odds(model, drawn[n:]))
+    threshold = statistics.median(log_odds(model, drawn[n:], SENTIMENTS))
     return SentimentTask("sentiment", tuple(drawn[:n]), (1, 0) * (n // 2), threshold)
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """Questions of one task with their labels (0 or 1), the shots before each, and the words that stand for the labels."""
+
+    name: str
+    shots: tuple[str, ...]
+    questions: tuple[str, ...]
+    labels: tuple[int, ...]
+    options: tuple[str, str]
+    n_tokens: int  # of a generated answer
+
+    @property
+    def key(self) -> str:
+        """A content hash."""
+        return digest(vars(self))
+
+    @property
+    def floor(self) -> float:
+        """The better weighted F1 of the two constant answers."""
+        return max(weighted_f1(self.labels, [label] * len(self.labels)) for label in (0, 1))
+
+    def prompts(self, model: Model) -> list[str]:
+        """The shots and each question, without the first shots where the model's context is too short for all."""
+        return [self._prompt(model, question) for question in self.questions]
+
+    def _prompt(self, model: Model, question: str) -> str:
+        for skipped in range(len(self.shots) + 1):
+            prompt = "".join([*self.shots[skipped:], question])
+            if len(model.encode(prompt)) <= model.context - self.n_tokens:
+                return prompt
+        raise RromeError(f"{self.name}: a question is longer than the {model.context} tokens of {model.name}")
+
+    def scores(self, model: Model) -> dict[str, float]:
+        """{name: weighted F1 of generated answers, name_auc: area under the ROC curve of the log-odds of label 1}."""
+        prompts = self.prompts(model)
+        batches = (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
+        answers = [answer for batch in batches for answer in generate(model, batch, self.n_tokens, top_k=1)]
+        given = [read_answer(answer, self.options) for answer in answers]
+        odds = log_odds(model, prompts, self.options)
+        area = float(roc_area(np.nan_to_num(odds), np.equal(self.labels, 1)))
+        return {self.name: weighted_f1(self.labels, given), f"{self.name}_auc": area}
+
+
+def read_answer(answer: str, options: Sequence[str]) -> int:
+    """The label whose word occurs in an answer; INVALID when none or both do."""
+    named = [label for label, word in enumerate(options) if word in answer.lower()]
+    return named[0] if len(named) == 1 else INVALID
+
+
+Task = ChoiceTask | SentimentTask | GlueTask
 
 
 def weighted_f1(labels: Sequence[int], given: Sequence[int]) -> float:

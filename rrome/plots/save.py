@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
 from ..measure.metrics import COLUMNS
 from ..store.disk import atomic
@@ -33,10 +32,15 @@ COLOURS = {"unedited": "#7F7F7F", "rome": "#D55E00", "r-rome": "#0072B2", "p-rom
 MARKERS = {"unedited": "s", "rome": "X", "r-rome": "o", "p-rome": "^", "aao": "D"}
 DASHES = {"unedited": (1, 1), "rome": "", "r-rome": (4, 1.5), "p-rome": (6, 1.5, 1, 1.5), "aao": (1.5, 1)}
 SERIES = ("#332288", "#999933", "#882255", "#8B6B4A", "#444444", "#A8A8F0")
+SIZE = r"$\Vert\Delta\Vert_F$"
 
 # seaborn's keywords: points and lines by rule
 BY_RULE = {"hue": "rule", "style": "rule", "palette": COLOURS, "markers": MARKERS}
 LINES = {**BY_RULE, "dashes": DASHES, "markeredgecolor": "auto"}
+
+# a legend in one row above the panel, where it hides nothing
+ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 9, "fontsize": 7}
+ABOVE |= {"columnspacing": 0.8, "handlelength": 1.3, "handletextpad": 0.3}
 
 # seaborn's keywords that draw a value with an interval that is known already; see `with_interval`
 INTERVAL = {"estimator": lambda three: three.iloc[0], "errorbar": lambda three: (three.iloc[1], three.iloc[-1])}
@@ -51,7 +55,7 @@ def with_interval(table: pd.DataFrame, value: str, low: str = "low", high: str =
 def style() -> Iterator[None]:
     """Draw all figures inside in one style; afterwards pyplot forgets them, else a notebook shows some twice."""
     before, state = plt.get_fignums(), np.random.get_state()
-    with resources.as_file(resources.files("rrome") / "data" / "rrome.mplstyle") as path, plt.style.context(path):
+    with plt.style.context("rrome.data.rrome"):
         np.random.seed(0)  # seaborn spreads points with NumPy's global generator
         yield
     np.random.set_state(state)
@@ -59,16 +63,22 @@ def style() -> Iterator[None]:
         plt.close(number)
 
 
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """A figure whose panels leave room for each other's labels, and its panels."""
+    return plt.subplots(*shape, layout="constrained", **options)
+
+
+def lines(panel: Axes, table: pd.DataFrame, x: str, y: str, by: str = "rule", **looks: Any) -> None:
+    """A line with marks for each `by`: a rule looks the same in all figures, other lines take the colours of SERIES."""
+    if by != "rule":
+        looks = {"palette": SERIES[: table[by].nunique()], "markers": True, "markersize": 5, "dashes": True} | looks
+    sns.lineplot(table, x=x, y=y, ax=panel, **({"estimator": None} | LINES | {"hue": by, "style": by} | looks))
+
+
 def legend(panel: Axes, **options: Any) -> None:
     """A small legend without a title, rules by their names."""
     handles, labels = panel.get_legend_handles_labels()
     panel.legend(handles, [NAMES.get(label, label) for label in labels], **({"fontsize": 7.5} | options))
-
-
-def legend_above(panel: Axes) -> None:
-    """A legend in one row above the panel, where it hides nothing."""
-    spaces = {"columnspacing": 0.8, "handlelength": 1.3, "handletextpad": 0.3}
-    legend(panel, loc="lower right", bbox_to_anchor=(1, 1), ncols=9, fontsize=7, **spaces)
 
 
 def name_rules(grid: sns.FacetGrid) -> None:
@@ -123,15 +133,10 @@ def save_table(
     return save_files(pages, table, name, folder, provenance=provenance)
 
 
-def best_rules(table: pd.DataFrame) -> dict[str, str]:
-    """The rule with the highest mean of each measure, leaving out the unedited model."""
-    edited = table[table["rule"].ne("unedited")].set_index("rule")
-    return {name: edited[name].idxmax() for name in COLUMNS if edited[name].notna().any()}
-
-
 def as_text(table: pd.DataFrame, published: Record | None = None, mark: str = "{}") -> pd.DataFrame:
-    """Cells as "mean [low, high]", the best of a column put into `mark`; published rows, if given, stand below."""
-    best, rows = best_rules(table), {}
+    """Cells as "mean [low, high]", the best edited model of a column put into `mark`; published rows, if given, below."""
+    edited, rows = table[table["rule"].ne("unedited")].set_index("rule"), {}
+    best = {name: edited[name].idxmax() for name in COLUMNS if edited[name].notna().any()}
     for row in table.to_dict("records"):
         cells = {name: _cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in COLUMNS}
         cells |= {name: mark.format(cells[name]) for name, rule in best.items() if rule == row["rule"]}
@@ -147,17 +152,6 @@ def _cell(value: float, low: float, high: float) -> str:
     if pd.isna(value):
         return "–"
     return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def styled(table: pd.DataFrame, published: Record | None = None) -> Styler:
-    """The table for a notebook: best of each column bold, published rows in italics."""
-    best = {name: NAMES.get(rule, rule) for name, rule in best_rules(table).items()}
-
-    def looks(row: pd.Series) -> list[str]:
-        slant = "font-style: italic; opacity: 0.8;" if "published" in row.name else ""
-        return [slant + ("font-weight: bold" if best.get(name) == row.name else "") for name in row.index]
-
-    return as_text(table, published).style.apply(looks, axis=1)
 
 
 def provenance(editor: Any = None, **settings: Any) -> dict[str, Any]:

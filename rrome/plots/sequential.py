@@ -2,21 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .save import (
-    COLOURS,
-    DASHES,
-    NAMES,
-    SERIES,
-    legend_above,
-    name_rules,
-    style,
-)
+from .save import ABOVE, COLOURS, NAMES, SERIES, legend, lines, name_rules, style, subplots
 
 
 @style()
@@ -33,10 +24,8 @@ def collapse_curves(
     twice its start (dotted) by a dashed line through all panels of its rule.
     """
     grey = {rule: curve for rule, curve in curves.items() if rule not in rules}
-    figure, axes = plt.subplots(
-        4, len(rules), figsize=(1.2 + 4.2 * len(rules), 8.6), sharex=True, sharey="row", layout="constrained",
-        squeeze=False, height_ratios=[1.4, 1, 1, 1],
-    )  # fmt: skip
+    heights = {"figsize": (1.2 + 4.2 * len(rules), 8.6), "height_ratios": [1.4, 1, 1, 1]}
+    figure, axes = subplots(4, len(rules), sharex=True, sharey="row", squeeze=False, **heights)
     for rule, (tasks, *others) in zip(rules, axes.T, strict=True):
         _tasks(tasks, curves[rule], floors)
         tasks.set_title(NAMES[rule])
@@ -53,7 +42,7 @@ def collapse_curves(
         for panel in (tasks, *others) if len(broken) else ():
             panel.axvline(broken.iloc[0], color="black", linestyle="--", linewidth=1, zorder=1)
         if grey:
-            legend_above(others[0])
+            legend(others[0], **ABOVE)
     for panel, label in zip(axes[:, 0], ("score", "perplexity", r"$|\Delta|$", r"$|\Delta|$ (log)"), strict=True):
         panel.set_ylabel(label)
     axes[1, 0].set_yscale("log")
@@ -66,12 +55,11 @@ def _tasks(panel: Axes, curve: pd.DataFrame, floors: Mapping[str, float]) -> Non
     """One line per task through its checkpoints, its floor dotted in the same colour, and the share of edits retained."""
     palette = dict(zip(floors, SERIES, strict=False)) | {"retained": "black"}
     points = curve.melt("edits", [name for name in palette if name in curve], "task", "score").dropna()
-    looks = {"hue": "task", "style": "task", "palette": palette, "markers": True, "markersize": 5, "dashes": False}
-    sns.lineplot(points, x="edits", y="score", estimator=None, markeredgecolor="auto", ax=panel, **looks)
+    lines(panel, points, "edits", "score", "task", palette=palette, dashes=False)
     for name, floor in floors.items():
         panel.axhline(floor, color=palette[name], linestyle=":", linewidth=1)
     panel.set_ylim(0, 1.02)
-    legend_above(panel)
+    legend(panel, **ABOVE)
 
 
 def _subjects(panel: Axes, disabling: pd.DataFrame, length: int) -> None:
@@ -81,18 +69,6 @@ def _subjects(panel: Axes, disabling: pd.DataFrame, length: int) -> None:
         place = max(row.edit, place + 0.04 * length)
         where = {"transform": panel.get_xaxis_transform(), "rotation": 90, "va": "top", "ha": "right"}
         panel.text(place, 0.98, row.subject, fontsize=6.5, **where)
-
-
-@style()
-def perplexity_paths(table: pd.DataFrame) -> Figure:
-    """Perplexity (log) by number of edits, a line per rule and a panel per layer."""
-    looks = {"style": "rule", "palette": COLOURS, "dashes": DASHES, "linewidth": 2, "estimator": None}
-    grid = sns.relplot(
-        table, kind="line", x="edits", y="perplexity", hue="rule", col="layer", height=3.2, aspect=1.3, **looks
-    )
-    grid.set(yscale="log").set_titles("{col_name}").set_axis_labels("edits", "perplexity (log scale)")
-    name_rules(grid)
-    return grid.figure
 
 
 @style()

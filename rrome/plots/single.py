@@ -1,24 +1,22 @@
-"""The figures of the single-edit study."""
+"""The figures of single edits, by the paper's rules and by later methods."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from sklearn.metrics import roc_curve
 
 from ..measure.metrics import harmonic_score, interval
 from ..update.rules import NAMED_RULES, RULES
-from .save import COLOURS, INTERVAL, MARKERS, NAMES, legend, name_rules, style, with_interval
+from .save import COLOURS, INTERVAL, MARKERS, NAMES, SIZE, legend, name_rules, style, subplots, with_interval
 
 ORDINARY, FIRST = "ordinary subjects", "first-token subjects"
 STRATA = {ORDINARY: "#56B4E9", FIRST: "#E69F00"}  # their colours where rules are told apart otherwise
+BY_SUBJECT = {"hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
 STRATA_MARKERS = {ORDINARY: "o", FIRST: "D"}
 
 
@@ -38,20 +36,19 @@ ROWS = {"entropy": "entropy of words", "entropy_tokens": "entropy of tokens", "p
 
 
 @style()
-def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
+def delta_scatter(edits: pd.DataFrame) -> Figure:
     """Figure 2: |Delta| (log) against the entropies of the text and the probe's perplexity, a column per rule.
 
-    First-token subjects are drawn large; of updates above three times the ordinary median the `labels` largest subjects are
-    named. Dotted: the unedited model's perplexity, and twice that. An entropy that no edit has is left out.
+    First-token subjects are drawn large; the subjects of a rule's four largest updates, if above three times the ordinary
+    median, are named. Dotted: the unedited model's perplexity, and twice that. An entropy that no edit has is left out.
     """
     before = edits.loc[edits["rule"].eq("unedited"), "perplexity"].median()
     edits = _with_strata(edits[edits["rule"].isin(NAMED_RULES)])
-    shown = [name for name in ROWS if edits.get(name, pd.Series(dtype=float)).notna().any()]
+    shown = [name for name in ROWS if name in edits and edits[name].notna().any()]
     edges = np.geomspace(edits["delta"].min() / 1.5, edits["delta"].max() * 1.5, 40)
-    figure, axes = plt.subplots(
-        1 + len(shown), 3, figsize=(10, 1.4 + 2 * len(shown)), sharex="col", sharey="row", layout="constrained",
-        height_ratios=[1] + [2] * len(shown),
-    )  # fmt: skip
+    heights = [1] + [2] * len(shown)
+    size = (10, 0.4 + sum(heights))
+    figure, axes = subplots(len(heights), 3, figsize=size, sharex="col", sharey="row", height_ratios=heights)
     for rule, (top, *panels) in zip(NAMED_RULES, axes.T, strict=True):
         here = edits[edits["rule"].eq(rule)]
         sns.histplot(here, x="delta", bins=edges, color=COLOURS[rule], alpha=1, linewidth=0, ax=top)
@@ -60,32 +57,30 @@ def delta_scatter(edits: pd.DataFrame, labels: int = 4) -> Figure:
             _points(panel, here, "delta", name, rule)
             panel.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel=r"$|\Delta|$ (log scale)", ylabel=ROWS[name])
             panel.get_legend().remove()
-        if shown[-1] == "perplexity":
-            panels[-1].set_yscale("log")
-            for level in (before, 2 * before):
-                panels[-1].axhline(level, color="0.5", linestyle=":", linewidth=1)
-        _name_largest(panels[-1], here, shown[-1], labels)
-    handles, names = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=2)
+        panel.set_yscale("log")
+        for level in (before, 2 * before):
+            panel.axhline(level, color="0.5", linestyle=":", linewidth=1)
+        _name_largest(panel, here)
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
 
 
-def _name_largest(panel: Axes, here: pd.DataFrame, column: str, labels: int) -> None:
+def _name_largest(panel: Axes, here: pd.DataFrame) -> None:
     """The subjects of the largest updates, each once, to the left of the cloud and on a line to their point."""
     far = here[here["delta"] > 3 * here.loc[here["subjects"].eq(ORDINARY), "delta"].median()]
-    named = far.dropna(subset=column).sort_values("delta", ascending=False).drop_duplicates("subject").head(labels)
+    named = far.sort_values("delta", ascending=False).drop_duplicates("subject").head(4)
     left, places = named["delta"].min() / 1.5, panel.get_xaxis_transform()  # so that no line crosses a name
-    for place, row in enumerate(named.sort_values(column, ascending=False).to_dict("records")):
+    for place, row in enumerate(named.sort_values("perplexity", ascending=False).itertuples()):
         offset = {"xytext": (left, 0.9 - 0.1 * place), "textcoords": places, "ha": "right", "va": "center"}
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (1.06, 0.5), "patchA": None}
-        panel.annotate(row["subject"], (row["delta"], row[column]), fontsize=7, arrowprops=line, **offset)
+        panel.annotate(row.subject, (row.delta, row.perplexity), fontsize=7, arrowprops=line, **offset)
 
 
 @style()
 def amplification_scatter(table: pd.DataFrame) -> Figure:
     """Amplification against the two keys' cosine under C_0^-1, one panel per rule, first-token subjects marked apart."""
     table = _with_strata(table)
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(10, 3.1), sharex=True, sharey=True)
     for rule, panel in zip(NAMED_RULES, axes, strict=True):
         _points(panel, table, "cos_c", f"amplification_{rule}", rule)
         panel.set(yscale="log", title=NAMES[rule], xlabel=r"$\cos_C(k_e, k_e^o)$")
@@ -94,31 +89,17 @@ def amplification_scatter(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@style()
-def key_grid(edits: pd.DataFrame) -> Figure:
-    """All eight rules: sizes of the updates, S with intervals, and perplexity after the edit, by kind of subject."""
-    edits, rules = _with_strata(edits), list(RULES)
-    scores = intervals(edits[edits["rule"].isin(rules)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
-    figure, (sizes, shares, damage) = plt.subplots(3, 1, figsize=(9.5, 7.4), sharex=True, layout="constrained")
-    looks = {"x": "rule", "order": rules, "hue": "subjects", "hue_order": list(STRATA), "palette": STRATA}
+def _facts(panel: Axes, edits: pd.DataFrame, **axes: Any) -> None:
+    """A point for every fact of a rule, by kind of subject."""
     for name, marker in STRATA_MARKERS.items():
-        points = {"dodge": True, "jitter": 0.25, "marker": marker, "size": 3.5, "alpha": 0.6, "legend": False}
-        for panel, column in ((sizes, "delta_frobenius"), (damage, "perplexity")):
-            sns.stripplot(edits[edits["subjects"].eq(name)], y=column, ax=panel, **points, **looks)
-    points = {"dodge": 0.4, "markers": [*STRATA_MARKERS.values()], "linestyle": "none", "capsize": 0.06}
-    sns.pointplot(scores, y="value", markersize=5, err_kws={"linewidth": 1.5}, ax=shares, **points, **looks, **INTERVAL)
-    before = edits.loc[edits["rule"].eq("unedited"), "perplexity"].median()
-    damage.axhline(before, color="black", linestyle=":", linewidth=1, label="unedited")
-    sizes.set(yscale="log", ylabel=r"$\Vert\Delta\Vert_F$")
-    shares.set(ylim=(0, 1.02), ylabel="S")
-    damage.set(yscale="log", xlabel=None, ylabel="perplexity after the edit")
-    letters = {"average": "k\u2091", "original": "k\u2091\u1d52"}
-    keys = ["\n".join(f"{use}: {letters[key]}" for use, key in vars(rule).items()) for rule in RULES.values()]
-    names = [f"{NAMES.get(rule, rule)}\n{uses}" for rule, uses in zip(rules, keys, strict=True)]
-    damage.set_xticks(range(len(rules)), names, fontsize=7.5)
-    shares.get_legend().remove()
-    figure.legend(loc="outside upper right", ncols=3)
-    return figure
+        points = {"dodge": True, "marker": marker, "size": 3.5, "alpha": 0.6, "legend": False}
+        sns.stripplot(edits[edits["subjects"].eq(name)], ax=panel, **points, **axes, **BY_SUBJECT)
+
+
+def _means(panel: Axes, found: pd.DataFrame, **axes: Any) -> None:
+    """A statistic with its interval for each rule, by kind of subject; `found` is made by `intervals`."""
+    points = {"dodge": 0.4, "markers": [*STRATA_MARKERS.values()], "linestyle": "none"}
+    sns.pointplot(found, ax=panel, **points, **axes, **BY_SUBJECT, **INTERVAL)
 
 
 def intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
@@ -129,27 +110,75 @@ def intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statisti
 
 
 @style()
+def key_grid(edits: pd.DataFrame) -> Figure:
+    """All eight rules: sizes of the updates, S with intervals, and perplexity after the edit, by kind of subject."""
+    edits, axes = _with_strata(edits), {"x": "rule", "order": list(RULES)}
+    scores = intervals(edits[edits["rule"].isin(RULES)], ["rule", "subjects"], ["ES", "PS", "NS"], harmonic_score)
+    figure, (sizes, shares, damage) = subplots(3, 1, figsize=(9.5, 7.4), sharex=True)
+    _facts(sizes, edits, y="delta_frobenius", jitter=0.25, **axes)
+    _means(shares, scores, y="value", markersize=5, capsize=0.06, err_kws={"linewidth": 1.5}, **axes)
+    _facts(damage, edits, y="perplexity", jitter=0.25, **axes)
+    before = edits.loc[edits["rule"].eq("unedited"), "perplexity"].median()
+    damage.axhline(before, color="black", linestyle=":", linewidth=1, label="unedited")
+    sizes.set(yscale="log", ylabel=SIZE)
+    shares.set(ylim=(0, 1.02), ylabel="S")
+    damage.set(yscale="log", xlabel=None, ylabel="perplexity after the edit")
+    letters = {"average": "k\u2091", "original": "k\u2091\u1d52"}
+    keys = ["\n".join(f"{use}: {letters[key]}" for use, key in vars(rule).items()) for rule in RULES.values()]
+    names = [f"{NAMES.get(rule, rule)}\n{uses}" for rule, uses in zip(RULES, keys, strict=True)]
+    damage.set_xticks(range(len(names)), names, fontsize=7.5)
+    shares.get_legend().remove()
+    figure.legend(loc="outside upper right", ncols=3)
+    return figure
+
+
+@style()
+def what_came_after(table: pd.DataFrame) -> Figure:
+    """One line per method: points are facts, or a mean with its interval for ES, PS and NS, by kind of subject.
+
+    `table`: method, stratum ("ordinary" or "first-token"), share_written, ES, ES_prefixed, PS, NS, preservation, perplexity.
+    """
+    means = {"ES": "ES", "ES_prefixed": "ES, prefixed", "PS": "PS", "NS": "NS"}
+    panels = {"share_written": "share written", **means, "preservation": "RMS change", "perplexity": "perplexity"}
+    table = table.assign(subjects=table["stratum"] + " subjects")
+    methods = {"y": "method", "order": list(table["method"].unique())}
+    size = (13, 0.27 * len(methods["order"]) + 1.2)
+    figure, axes = subplots(1, len(panels), figsize=size, sharey=True)
+    for (column, title), panel in zip(panels.items(), axes, strict=True):
+        if column in means:
+            found = intervals(table.dropna(subset=column), ["method", "subjects"], [column], np.mean)
+            _means(panel, found, x="value", markersize=4, err_kws={"linewidth": 1.2}, **methods)
+            panel.set_xlim(-0.04, 1.04)
+            panel.get_legend().remove()
+        else:
+            _facts(panel, table, x=column, jitter=False, **methods)
+            panel.set_xscale("linear" if column == "share_written" else "log")
+        panel.set(title=title, xlabel=None, ylabel=None)
+    axes[-1].axvline(table.loc[table["method"].eq("unedited"), "perplexity"].median(), color="0.5", linewidth=0.8)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+@style()
 def preflight_roc(edits: pd.DataFrame, rule: str, broken: pd.Series, area: tuple[float, float, float]) -> Figure:
     """Left: perplexity after the edit against the amplification that its keys predict; right: the ROC curve, if any."""
     here, predicted = edits[edits["rule"].eq(rule)], f"amplification_{rule}"
     broken = broken.loc[here.index]
-    figure, (points, curve) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", width_ratios=[1.6, 1])
-    outcomes = {"perplexity holds": "0.6", "model broken": "black"}
-    markers = {"perplexity holds": "o", "model broken": "X"}
+    figure, (points, curve) = subplots(1, 2, figsize=(9, 3.5), width_ratios=[1.6, 1])
     here = here.assign(outcome=np.where(broken, "model broken", "perplexity holds"))
-    looks = {"hue": "outcome", "style": "outcome", "palette": outcomes, "markers": markers}
-    sns.scatterplot(here, x=predicted, y="perplexity", s=36, alpha=0.7, ax=points, **looks)
+    looks = {"palette": {"perplexity holds": "0.6", "model broken": "black"}, "s": 36, "alpha": 0.7}
+    looks["markers"] = {"perplexity holds": "o", "model broken": "X"}
+    sns.scatterplot(here, x=predicted, y="perplexity", hue="outcome", style="outcome", ax=points, **looks)
     points.set(xscale="log", xlabel="amplification predicted by the keys")
     points.set(yscale="log", ylabel="perplexity after the edit")
     legend(points, fontsize=9)
-    found = f"AUC {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]"
+    found = f"{'every' if broken.all() else 'no'} edit breaks the model"
     if broken.nunique() == 2:
+        found = "AUC {:.2f} [{:.2f}, {:.2f}]".format(*area)
         curve.plot(*roc_curve(broken, here[predicted])[:2], color=COLOURS[rule])
-    else:
-        found = f"{'every' if broken.all() else 'no'} edit breaks the model"
     curve.plot([0, 1], [0, 1], ":", color="0.5", linewidth=1)
     curve.set(xlabel="false alarms", ylabel="broken edits caught", aspect="equal")
-    curve.set_title(f"{NAMES.get(rule, rule)}: {found}", fontsize=9)
+    curve.set_title(f"{NAMES[rule]}: {found}", fontsize=9)
     return figure
 
 
@@ -161,7 +190,7 @@ def predicted_damage(edits: pd.DataFrame, safe: float, alarm: float) -> Figure:
     not, and the ratio of 2 above which a model is called broken.
     """
     edits, rules = _with_strata(edits), list(edits["rule"].unique())
-    figure, axes = plt.subplots(1, len(rules), figsize=(2.9 * len(rules), 3.2), sharey=True, layout="constrained")
+    figure, axes = subplots(1, len(rules), figsize=(2.9 * len(rules), 3.2), sharey=True)
     for rule, panel in zip(rules, axes, strict=True):
         _points(panel, edits[edits["rule"].eq(rule)], "amplification_rome", "ratio", rule)
         for line in (safe, alarm):
@@ -189,55 +218,3 @@ def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
     grid.set_titles("{col_name}").set_axis_labels("", "ES").set(ylim=(0, 1.04))
     name_rules(grid)
     return grid.figure
-
-
-@style()
-def disabling_edit(table: pd.DataFrame) -> Figure:
-    """Figure 1: what the model says after each edit, a block per (layer,) subject and prompt, with ||Delta||_F beside it.
-
-    `table`: subject, prompt, target_new, rule ("unedited" has no delta), delta_frobenius, entropy, entropy_tokens,
-    perplexity, text, and `layer` where blocks are of several layers.
-    """
-    by = [name for name in ("layer", "subject", "prompt", "target_new") if name in table]
-    blocks = list(table.groupby(by, sort=False))
-    rows = max(len(block) for _, block in blocks)
-    figure, axes = plt.subplots(
-        len(blocks), 2, figsize=(11, 0.56 * rows * len(blocks) + 0.9), width_ratios=[3.4, 1], sharey="row",
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for (names, block), (words, sizes) in zip(blocks, axes, strict=True):
-        *layer, subject, prompt, target = names
-        looks = {"order": block["rule"], "hue": "rule", "hue_order": block["rule"], "palette": COLOURS, "jitter": False}
-        sns.stripplot(block, x="delta_frobenius", y="rule", legend=False, size=7, ax=sizes, **looks)
-        edges = table["delta_frobenius"].min() / 2, table["delta_frobenius"].max() * 30
-        sizes.set(xscale="log", xlim=edges, xlabel=None, ylim=(len(block) - 0.5, -0.5))
-        sizes.tick_params(labelsize=7)
-        where = f"layer {layer[0]}, " if layer else ""
-        words.set_title(f"{where}{subject} \u2192 {target}:   \u201c{prompt} \u2026\u201d", fontsize=9.5)
-        words.axis("off")
-        for y, row in enumerate(block.itertuples()):
-            _row(words, sizes, y, row)
-    axes[0, 1].set_title(r"$\Vert\Delta\Vert_F$ (log scale)", fontsize=9)
-    return figure
-
-
-def _row(words: Axes, sizes: Axes, y: int, row: Any) -> None:
-    """The rule, what the model says, the text's entropies and the model's perplexity, and the size beside its point."""
-    words.text(0, y, NAMES.get(row.rule, row.rule), color=COLOURS.get(row.rule), weight="bold", va="center")
-    words.text(0.085, y, shortened(row.text, 100, 3), va="center", fontsize=7.6, linespacing=1.15)
-    words.axhline(y + 0.5, color="0.9", linewidth=0.6)
-    if row.delta_frobenius == row.delta_frobenius:
-        sizes.annotate(f"{row.delta_frobenius:,.0f}", (row.delta_frobenius, y), (6, 0), textcoords="offset points",
-                       va="center", fontsize=8, weight="bold")  # fmt: skip
-    numbers = f"entropy {row.entropy:.2f}, of tokens {row.entropy_tokens:.2f}\nperplexity {row.perplexity:,.0f}"
-    notes = numbers.replace("nan", "\u2013")
-    words.text(1, y, notes, ha="right", va="center", fontsize=7, color="0.25")
-
-
-def shortened(text: str, width: int, lines: int) -> str:
-    """Text on at most `lines` lines of `width` characters, characters that the font lacks shown as a box."""
-    font = get_font(findfont("DejaVu Sans"))
-    flat = " ".join(text.split()).replace("$", r"\$")
-    drawable = "".join(letter if font.get_char_index(ord(letter)) else "\u25af" for letter in flat)
-    wrapped = textwrap.wrap(drawable, width, max_lines=lines, placeholder=" \u2026")
-    return "\n".join(wrapped) or "(nothing)"
