@@ -44,7 +44,7 @@ def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, di
     rows = {}
     for name, p in parameters.items():
         times = prod(len(p[each]) or depth for each in ("leading", "times_d_k", "layers") if each in p)
-        facts = 0 if name in READERS else times * sum(p.get(each, 0) for each in KINDS)
+        facts = 0 if name in READERS else times * sum(p.get(each, 0) for each in KINDS) + 3 * p.get("n_each", 0)
         runs, edits = len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0])), p.get("n_edits", 0)
         more = 3 * p.get("n_sink", 0)  # at a second layer, three rules
         rows[name] = (facts, runs * edits + more, runs * (1 + edits // p["every"]) if "every" in p else 0)

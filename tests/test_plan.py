@@ -30,6 +30,7 @@ def folder(tmp_path):
 def test_facts_edits_and_checkpoints_of_a_profile_are_counted(folder):
     profile = """
 03_delta_scatter: {n_ordinary: 7, n_first_token: 2, n_companies: 1}
+03b_counterfact: {n_each: 5}
 05_metrics_table: {n_ordinary: 7, n_first_token: 3}
 04_collapse_curves: {n_edits: 10, every: 5, rules: [rome, aao], n_sink: 3}
 07_speed: {}
@@ -40,10 +41,11 @@ A2_edits_survived: {n_edits: 4, orders: [1, 2, 3], rules: [rome, r-rome]}
     table, parameters = plan.counts(folder(profile), "mine", depth=30)
     assert table.to_dict("index") == {
         "03_delta_scatter": {"facts": 10, "edits": 0, "checkpoints": 0},
+        "03b_counterfact": {"facts": 15, "edits": 0, "checkpoints": 0},
         "04_collapse_curves": {"facts": 0, "edits": 29, "checkpoints": 6},
         "10_second_moment": {"facts": 6, "edits": 0, "checkpoints": 0},
         "A1_choosing_the_layer": {"facts": 120, "edits": 0, "checkpoints": 0},
-        "A2_edits_survived": {"facts": 0, "edits": 24, "checkpoints": 0},
+        "A2_edits_survived": {"facts": 0, "edits": 24, "checkpoints": 6},
     }
     assert "07_speed" in parameters and parameters["04_collapse_curves"]["n_items"] == 80  # as committed
 

@@ -109,6 +109,7 @@ def test_only_the_default_model_on_a_cpu_writes_to_the_figures_that_are_kept(
 ):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
+    monkeypatch.setattr("torch.accelerator.current_device_index", lambda: 0)
     asked = ["--device", device, *(["--model", model] if model else [])]
     assert command(project("", profile), "--profile", profile, *asked).exit_code == 0
     made = [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("made.txt")]

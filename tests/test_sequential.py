@@ -152,7 +152,7 @@ def test_a_killed_process_loses_nothing_and_nobody_writes_beside_it(tmp_path, wh
     while process.poll() is None and lines_of(tmp_path) < 6:
         time.sleep(0.0005)
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(RromeError, match="edits.jsonl is in use by another run: wait for it to end"):
+    with pytest.raises(RromeError, match="edits.jsonl is in use by another run: wait for it"):
         run(tmp_path)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

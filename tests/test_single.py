@@ -136,7 +136,7 @@ def test_a_killed_process_loses_nothing_and_nobody_writes_beside_it(tmp_path):
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 17):
         time.sleep(0.001)
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(RromeError, match="killed.jsonl is in use by another run: wait for it to end"):
+    with pytest.raises(RromeError, match="killed.jsonl is in use by another run: wait for it"):
         study_to_kill.study(journal)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

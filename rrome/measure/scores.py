@@ -168,7 +168,8 @@ def _batch_nll(model: Model, rows: Sequence[list[int]], pairs, updates) -> torch
 def _text_nll(model: Model, tokens: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of all tokens but the first, (B, T - 1), for rows of tokens (B, T)."""
     logits = model.lm(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # (B, T - 1, V)
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return nll.view(len(tokens), -1)
 
 
 @torch.no_grad()

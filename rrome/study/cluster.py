@@ -122,7 +122,7 @@ def _work(recipe: bytes, settings: Mapping[str, Any], task: Callable[[Editor], A
     if recipe not in editors:
         editors.clear()  # frees the old model first
         editors[recipe] = cloudpickle.loads(recipe)()
-    mine = single.study_settings(editors[recipe])
-    if settings and (changes := differences(mine, {name: settings.get(name) for name in mine})):
+    mine = single.study_settings(editors[recipe]) if settings else {}
+    if changes := differences(mine, {name: settings.get(name) for name in mine}):
         raise RromeError(f"the editor of worker {worker.name} is not the study's ({changes}): fix prefixes and files")
     return list(result) if isinstance(result := task(editors[recipe]), Iterator) else result

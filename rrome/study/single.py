@@ -16,7 +16,7 @@ from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model import Model, generate, read_row, sample_prefixes
 from ..model.tokens import BARE, check_prompts, check_templates, fill, subject_position
 from ..store import Journal, RromeError, bar, digest, read_journal
-from ..store.journal import WEIGHTS, find_study, first_of, study_path
+from ..store.journal import WEIGHTS, differences, find_study, first_of, study_path
 from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from ..update.rules import rules_named
 from .draw import probe
@@ -130,7 +130,11 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
     `path` is a journal, or a folder that holds one study with the `known` settings. RromeError where there is none.
     """
-    settings, rows = read_journal(find_study("single_edits", path, **known) if Path(path).is_dir() or known else path)
+    if Path(path).is_dir():
+        path, known = find_study("single_edits", path, **known), {}
+    settings, rows = read_journal(path)
+    if wrong := differences({name: settings.get(name) for name in known}, known):
+        raise RromeError(f"{path} holds a study with other settings: {wrong}")
     order = ["unedited", *settings["rules"]]
     table = as_table(sorted(rows, key=lambda row: (row["fact"], order.index(row["rule"]))), "fact", "rule")
     table.attrs["settings"] = settings
