@@ -175,6 +175,17 @@ def test_paired_differences_see_what_unpaired_intervals_do_not(edits):
         paired_differences(edits, "p-rome", "rome")
 
 
+def test_best_are_the_rules_not_seen_to_lie_below_the_first(edits):
+    rome = edits[edits["rule"].eq("rome")]
+    ones = {rule: rome.assign(rule=rule, PS=PS) for rule, PS in {"a": 0.9, "b": 0.9, "c": 0.2, "unedited": 1.0}.items()}
+    table = metrics_table(pd.concat(ones.values()).assign(perplexity=20.0)).set_index("rule")
+    assert table["PS_best"].to_dict() == {"a": True, "b": True, "c": False, "unedited": False}  # a tie is told alike
+    assert not table["ES_best"].any()  # all alike: none is better
+    assert table["perplexity"].eq(20).all() and "perplexity" not in metrics_table(edits)
+    missing = pd.concat([ones["a"], ones["c"].assign(PS=np.nan)])
+    assert not metrics_table(missing)["PS_best"].any()
+
+
 def test_auc_by_hand():
     area, low, high = auc(pd.Series([1, 2, 3, 4]), pd.Series([False, False, True, True]))
     assert area == high == 1 and 0.3 < low < 0.5  # perfect, of two and two

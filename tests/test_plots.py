@@ -247,7 +247,8 @@ def test_survival_has_a_panel_per_kind_and_a_step_per_rule():
 def measured():
     """A table of metrics: r-rome's PS is the better one, and its GE is not known."""
     columns = [f"{name}{end}" for name in COLUMNS for end in ("", "_low", "_high")]
-    table = pd.DataFrame(50.0, index=[0, 1], columns=columns).assign(rule=["rome", "r-rome"])
+    table = pd.DataFrame(50.0, index=[0, 1], columns=columns).assign(rule=["rome", "r-rome"], facts=7)
+    table = table.assign(**{f"{name}_best": False for name in COLUMNS} | {"PS_best": [False, True]})
     return table.assign(PS=[40.0, 60.0], GE=[400.0, None], GE_low=[390.0, None], GE_high=[410.0, None])
 
 
@@ -257,16 +258,19 @@ def test_the_table_is_written_in_four_forms(measured, tmp_path):
         "model": "GPT2-XL",
         "table": {"rome": dict.fromkeys(COLUMNS, 50.0)},
     }
-    files = plots.save_table(table, "table1", tmp_path, published=published, provenance={"seed": 0})
+    files = plots.save_table(
+        table, "table1", tmp_path, sample="facts of a test", published=published, provenance={"seed": 0}
+    )
     assert sorted(path.name for path in files) == ["table1.csv", "table1.json", "table1.md", "table1.tex"]
     assert {"rule", "ES", "ES_low", "S_high"} <= set(pd.read_csv(tmp_path / "table1.csv").columns)
     markdown = (tmp_path / "table1.md").read_text()
-    assert "ROME, GPT2-XL (published)" in markdown and markdown.count("**") >= 2
+    assert markdown.startswith("7 facts of a test. Per cent,")
+    assert "ROME, GPT2-XL (published)" in markdown and markdown.count("**") == 2
     latex = (tmp_path / "table1.tex").read_text()
-    assert "\\toprule" in latex and "\\textbf{" in latex and "\\bottomrule" in latex
+    assert r"95 \% intervals" in latex and "\\toprule" in latex and "\\textbf{" in latex and "\\bottomrule" in latex
 
 
-def test_the_best_of_a_column_is_marked_and_the_unedited_model_does_not_compete(measured):
+def test_the_best_of_a_column_is_marked(measured):
     unedited = measured[measured["rule"].eq("rome")].assign(rule="unedited", PS=100.0)
     table = pd.concat([unedited, measured])
     text = plots.as_text(table, mark="<{}>")

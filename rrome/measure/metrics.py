@@ -40,8 +40,7 @@ def entropy(counts: Collection[int]) -> float:
 def normalised_entropy(text: str) -> float:
     """H(words) / log2(number of distinct words), in [0, 1]: 1 when no word is favoured, 0 for one word over and over.
 
-    NaN for fewer than FEWEST words, as of a text in a language written without spaces, or of one token over and over: see
-    `token_entropy`. Source: Gupta et al. 2024, the measure of Figure 2.
+    NaN for fewer than FEWEST words, as of text without spaces: see `token_entropy`. Source: Gupta et al. 2024, Figure 2.
     """
     words = words_of(text)
     if len(words) < FEWEST:
@@ -57,8 +56,7 @@ def token_entropy(tokens: Sequence[Hashable]) -> float:
 
 def distinct_share(text: str) -> float:
     """Distinct words over words, in (0, 1]; 0 for empty text. Unlike the entropy it sees long repeated phrases."""
-    words = words_of(text)
-    return len(set(words)) / len(words) if words else 0.0
+    return len(set(words)) / len(words) if (words := words_of(text)) else 0.0
 
 
 def ngram_entropy(text: str) -> float:
@@ -74,17 +72,16 @@ def ngram_entropy(text: str) -> float:
 def fact_metrics(probabilities: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
     """ES PS NS EM PM NM of one edit from its (p(new), p(true)) pairs per kind of prompt; NaN where there is none.
 
-    ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: share of neighbourhood prompts with
-    p(true) > p(new). EM, PM, NM: the mean differences in the same direction.
-    ES_prefixed: ES of the rewrite prompt after prefixes that were not used for the edit.
+    ES, PS: share of rewrite / paraphrase prompts with p(new) > p(true); NS: of neighbourhood prompts with p(true) > p(new).
+    EM, PM, NM: the mean differences in the same direction. ES_prefixed: ES after prefixes that the edit has not seen.
     """
     measured = {}
     for letter, kind, sign in (("E", "rewrite", 1), ("P", "paraphrase", 1), ("N", "neighbourhood", -1)):
         differences = [sign * (new - true) for new, true in probabilities.get(kind, ())]
-        measured[f"{letter}S"] = mean([float(difference > 0) for difference in differences])
+        measured[f"{letter}S"] = mean([float(each > 0) for each in differences])
         measured[f"{letter}M"] = mean(differences)
-    prefixed = [float(new > true) for new, true in probabilities.get("prefixed", ())]
-    return {name: measured[name] for name in SHARES} | {"ES_prefixed": mean(prefixed)}
+    prefixed = mean([float(new > true) for new, true in probabilities.get("prefixed", ())])
+    return {name: measured[name] for name in SHARES} | {"ES_prefixed": prefixed}
 
 
 def mean(numbers: Sequence[float]) -> float:
@@ -134,19 +131,35 @@ def harmonic_score(es, ps, ns, axis=-1):
 
 
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high.
+    """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high, and median perplexity.
 
-    Per cent; a fact that lacks a measure (GE without text, PS without paraphrases) is left out. RromeError for a fact twice.
+    Per cent; a fact that lacks a measure (GE without text, PS without paraphrases) is left out. NAME_best: see `best_rules`.
+    RromeError for a fact twice.
     """
-    rows = []
+    rows, best = [], {name: best_rules(edits, name) for name in COLUMNS}
     for rule, here in edits.groupby("rule", sort=False):
         if twice := here["fact"][here["fact"].duplicated()].tolist():
             raise RromeError(f"fact {twice[0]} has two rows under {rule}: number the facts of joined studies apart")
         row = {"rule": rule, "facts": len(here)}
         for name in COLUMNS:
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _measured(name, here), strict=True))
+            found = *_measured(name, here), rule in best[name]
+            row |= {f"{name}{end}": each for end, each in zip(("", "_low", "_high", "_best"), found, strict=True)}
+        if "perplexity" in here:
+            ends = interval([here["perplexity"].fillna(np.inf)], np.median)
+            row |= dict(zip(("perplexity", "perplexity_low", "perplexity_high"), ends, strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def best_rules(edits: pd.DataFrame, name: str) -> list[str]:
+    """The rule with the highest mean of a measure and those not seen to lie below it; none where that is all of them.
+
+    Not seen: the interval of the paired difference, over the same facts, holds zero. The unedited model does not compete.
+    """
+    tables = {rule: here.set_index("fact") for rule, here in edits.groupby("rule", sort=False) if rule != "unedited"}
+    means = pd.Series({rule: _measured(name, here)[0] for rule, here in tables.items()}, dtype=float).dropna()
+    tied = [rule for rule in means.index if not _measured(name, tables[rule], tables[means.idxmax()])[2] < 0]
+    return tied if len(tied) < len(means) else []
 
 
 def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:

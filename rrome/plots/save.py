@@ -34,6 +34,11 @@ DASHES = {"unedited": (1, 1), "rome": "", "r-rome": (4, 1.5), "p-rome": (6, 1.5,
 SERIES = ("#332288", "#999933", "#882255", "#8B6B4A", "#444444", "#A8A8F0")
 SIZE = r"$\Vert\Delta\Vert_F$"
 
+CAPTION = (
+    "{} {}. Per cent, GE times 100, perplexity the median; in brackets 95 % intervals, bootstrapped over facts. Bold: the best "
+    "edited model of a column and those not seen to lie below it, where these are not all (paired differences)."
+)
+
 # seaborn's keywords: points and lines by rule
 BY_RULE = {"hue": "rule", "style": "rule", "palette": COLOURS, "markers": MARKERS}
 LINES = {**BY_RULE, "dashes": DASHES, "markeredgecolor": "auto"}
@@ -122,30 +127,35 @@ def save_figure(
 
 
 def save_table(
-    table: pd.DataFrame, name: str, folder: str | Path, *, published: Record | None = None, provenance: Record
-) -> list[Path]:
-    """Write a table of metrics: NAME.csv (numbers with _low and _high), .md, .tex and .json (provenance)."""
-    latex = as_text(table, published, mark=r"\textbf{{{}}}").style
+    table: pd.DataFrame, name: str, folder: str | Path, *, sample: str, published: Record | None = None,
+    provenance: Record,
+) -> list[Path]:  # fmt: skip
+    """Write a table of metrics: NAME.csv (numbers with _low and _high), .md, .tex (captioned) and .json (provenance).
+
+    `sample` says what facts these are and how they were drawn.
+    """
+    caption, latex = CAPTION.format(table["facts"].max(), sample), as_text(table, published, mark=r"\textbf{{{}}}")
     pages = {
-        ".md": as_text(table, published, mark="**{}**").to_markdown() + "\n",
-        ".tex": latex.to_latex(hrules=True, column_format="l" + "r" * len(COLUMNS)),
+        ".md": f"{caption}\n\n{as_text(table, published, mark='**{}**').to_markdown()}\n",
+        ".tex": latex.style.to_latex(
+            hrules=True, column_format="l" + "r" * latex.shape[1], caption=caption.replace("%", r"\%")
+        ),
     }
     return save_files(pages, table, name, folder, provenance=provenance)
 
 
 def as_text(table: pd.DataFrame, published: Record | None = None, mark: str = "{}") -> pd.DataFrame:
-    """Cells as "mean [low, high]", the best edited model of a column put into `mark`; published rows, if given, below."""
-    edited, rows = table[table["rule"].ne("unedited")].set_index("rule"), {}
-    best = {name: edited[name].idxmax() for name in COLUMNS if edited[name].notna().any()}
+    """Cells as "mean [low, high]", the best of a column (see `best_rules`) put into `mark`; published rows, if any, below."""
+    rows, names = {}, [name for name in (*COLUMNS, "perplexity") if name in table]
     for row in table.to_dict("records"):
-        cells = {name: _cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in COLUMNS}
-        cells |= {name: mark.format(cells[name]) for name, rule in best.items() if rule == row["rule"]}
+        cells = {name: _cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in names}
+        cells |= {name: mark.format(cells[name]) for name in COLUMNS if row[f"{name}_best"]}
         rows[NAMES.get(row["rule"], row["rule"])] = cells
     if published:
         for rule, numbers in published["table"].items():
             cells = {name: f"{numbers[name]:.2f}" for name in COLUMNS}
             rows[f"{NAMES[rule]}, {published['model']} (published)"] = cells
-    return pd.DataFrame(rows).T.rename_axis("rule")
+    return pd.DataFrame(rows).T.fillna("–").rename_axis("rule")
 
 
 def _cell(value: float, low: float, high: float) -> str:
