@@ -202,3 +202,16 @@ def test_neurons_that_never_fire_are_named_and_a_ridge_helps(texts):
     c_0, more = (second_moment(model, texts, 3000, ridge=ridge, cache=False) for ridge in (1e-6, 1e-3))
     assert c_0.matrix[3, 3].item() == pytest.approx(1e-6 * c_0.matrix.diagonal().mean().item(), rel=1e-3)
     assert c_0.key != more.key and rrome.Editor(model, c_0, prefixes=[]).update(FACTS[0], "r-rome").norm > 0
+
+
+def test_a_singular_matrix_that_has_a_factor_by_rounding_is_refused():
+    keys = torch.randn(8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = torch.cat([keys, keys[:1]]) @ torch.cat([keys, keys[:1]]).T / 12 + 1e-17 * torch.eye(
+        9, dtype=torch.float64
+    )
+    factors = [torch.linalg.cholesky_ex(matrix + n * 1e-16 * torch.eye(9))[1].item() for n in range(1, 99)]
+    near = matrix + (factors.index(0) + 1) * 1e-16 * torch.eye(9)
+    assert not torch.linalg.cholesky_ex(near)[1]
+    with pytest.raises(RromeError, match="not positive definite"):
+        SecondMoment(near, 100, "", 0)
+    SecondMoment(near + 1e-6 * torch.eye(9), 100, "", 0)

@@ -26,6 +26,7 @@ from ..store.progress import bar
 from .keys import capture_inputs
 
 WINDOW = 512  # tokens of text in one input, at most
+ROUNDING = 1e-12  # of float64, over a few thousand dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class SecondMoment:
     def __post_init__(self):
         _check_count(self.count, len(self.matrix))
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
-        if failed or not factor.isfinite().all():
+        unexplained = factor.diagonal().square() / self.matrix.diagonal()  # of each neuron, by those before it
+        if failed or not (unexplained > ROUNDING).all():
             what = f"C_0 of layer {self.layer} is not positive definite ({self.count} tokens)"
             if dead := (self.matrix.diagonal() == 0).nonzero().flatten().tolist():
                 names = ", ".join(map(str, dead[:5])) + (", ..." if len(dead) > 5 else "")
