@@ -75,10 +75,11 @@ notebooks: $(STAMP) ## for maintainers: run the notebooks with their smoke defau
 		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-accept: ## for maintainers: take the numbers of the run in figures/ and its studies' rows as the accepted ones
+accept: ## for maintainers: take the numbers of the runs in figures/ (laptop, then long) and their studies' rows as the accepted ones
 	cp figures/*.csv figures/data/
 	rm -rf figures/data/studies && mkdir figures/data/studies
 	cd build/laptop/studies && find . -name '*.jsonl' | tar -cf - -T - | tar -xf - -C ../../../figures/data/studies
+	cd build/long/studies && find . -path './sequential-*.jsonl' | tar -cf - -T - | tar -xf - -C ../../../figures/data/studies
 
 demo: $(STAMP) ## a minute in the terminal: one fact under three rules, then an edit that breaks the model
 	@$(BIN)/python -m tools.demo
