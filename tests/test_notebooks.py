@@ -1,6 +1,7 @@
 """What every notebook of the kit keeps to; the notebooks themselves are executed by nbval."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -37,6 +38,13 @@ def test_a_reader_is_told_where_and_how_long_and_what_to_try(notebook):
     first, *_, last = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert all(f"*{part}:*" in first for part in ("Where you are", "What you need", "How long"))
     assert "## Try it\n\n1. " in last or "## Exercises: change this, predict that\n\n1. " in last
+
+
+def test_every_exercise_has_a_folded_answer(notebook):
+    exercises = re.split(r"^## (?:Try it|Exercises).*$", notebook.cells[-1].source, flags=re.MULTILINE)[-1]
+    for exercise in re.split(r"^\d+\. ", exercises, flags=re.MULTILINE)[1:]:
+        question, _, answer = exercise.strip().partition("\n\n   <details><summary>Answer</summary>\n\n   ")
+        assert len(question) > 20 and answer.endswith("\n\n   </details>") and answer.count("details>") == 1
 
 
 def test_the_kernel_is_python3_and_no_run_left_its_metadata(notebook):
