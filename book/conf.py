@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # which knows tables
 
 html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
