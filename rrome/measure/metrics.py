@@ -20,6 +20,7 @@ from ..store.disk import RromeError
 
 SHARES = ("ES", "PS", "NS", "EM", "PM", "NM")
 COLUMNS = (*SHARES, "GE", "S")
+ENDS = ("", "_low", "_high")  # of the columns that hold a number and its interval
 RESAMPLES = 2000
 FEWEST = 5  # words of which an entropy is taken
 Found = tuple[float, float, float]  # a number with the ends of its interval
@@ -131,43 +132,42 @@ def harmonic_score(es, ps, ns, axis=-1):
 
 
 def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule: ES PS NS EM PM NM GE S, each with its interval in NAME_low and NAME_high, and median perplexity.
+    """One row per rule: ES PS NS EM PM NM GE S, and median perplexity, with intervals in NAME_low and NAME_high.
 
-    Per cent; a fact that lacks a measure (GE without text, PS without paraphrases) is left out. NAME_best: see `best_rules`.
-    RromeError for a fact twice.
+    Per cent; a fact that lacks a measure (GE without text) is left out; NAME_best: `best_rules`. RromeError for a fact twice.
     """
-    rows, best = [], {name: best_rules(edits, name) for name in COLUMNS}
+    rows = []
     for rule, here in edits.groupby("rule", sort=False):
         if twice := here["fact"][here["fact"].duplicated()].tolist():
             raise RromeError(f"fact {twice[0]} has two rows under {rule}: number the facts of joined studies apart")
-        row = {"rule": rule, "facts": len(here)}
-        for name in COLUMNS:
-            found = *_measured(name, here), rule in best[name]
-            row |= {f"{name}{end}": each for end, each in zip(("", "_low", "_high", "_best"), found, strict=True)}
+        found = {name: _measured(name, here) for name in COLUMNS}
         if "perplexity" in here:
-            ends = interval([here["perplexity"].fillna(np.inf)], np.median)
-            row |= dict(zip(("perplexity", "perplexity_low", "perplexity_high"), ends, strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows)
+            found["perplexity"] = interval([here["perplexity"].fillna(np.inf)], np.median)
+        numbers = {f"{name}{end}": three[n] for name, three in found.items() for n, end in enumerate(ENDS)}
+        rows.append({"rule": rule, "facts": len(here)} | numbers)
+    table = pd.DataFrame(rows)
+    for name in COLUMNS:
+        best = table["rule"].isin(best_rules(edits, name, table.set_index("rule")[name]))
+        table.insert(table.columns.get_loc(f"{name}_high") + 1, f"{name}_best", best)
+    return table
 
 
-def best_rules(edits: pd.DataFrame, name: str) -> list[str]:
-    """The rule with the highest mean of a measure and those not seen to lie below it; none where that is all of them.
+def best_rules(edits: pd.DataFrame, name: str, means: pd.Series) -> list[str]:
+    """The rule with the highest mean of a measure, and those whose paired difference from it has zero in its interval.
 
-    Not seen: the interval of the paired difference, over the same facts, holds zero. The unedited model does not compete.
+    None where that is all of them. The unedited model does not compete.
     """
-    tables = {rule: here.set_index("fact") for rule, here in edits.groupby("rule", sort=False) if rule != "unedited"}
-    means = pd.Series({rule: _measured(name, here)[0] for rule, here in tables.items()}, dtype=float).dropna()
-    tied = [rule for rule in means.index if not _measured(name, tables[rule], tables[means.idxmax()])[2] < 0]
+    means = means.drop("unedited", errors="ignore").dropna()
+    high = {rule: paired_differences(edits, rule, means.idxmax(), [name])["high"].item() for rule in means.index}
+    tied = [rule for rule in high if not high[rule] < 0]
     return tied if len(tied) < len(means) else []
 
 
 def paired_differences(edits: pd.DataFrame, rule: str, baseline: str, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Per measure: mean of `rule` minus `baseline` over the facts that have both, with its interval (per cent)."""
+    if missing := [each for each in (rule, baseline) if not edits["rule"].eq(each).any()]:
+        raise RromeError(f"the study holds no rule {missing[0]!r}: it has {', '.join(edits['rule'].unique())}")
     tables = [edits[edits["rule"].eq(each)].set_index("fact") for each in (rule, baseline)]
-    for each, table in zip((rule, baseline), tables, strict=True):
-        if table.empty:
-            raise RromeError(f"the study holds no rule {each!r}: it has {', '.join(edits['rule'].unique())}")
     rows = [(name, *_measured(name, *tables)) for name in names]
     return pd.DataFrame(rows, columns=["measure", "difference", "low", "high"]).set_index("measure")
 

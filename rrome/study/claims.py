@@ -14,8 +14,9 @@ import torch
 
 from ..measure import auc, interval
 from ..measure.metrics import NOTHING, share
+from ..model.site import EditSite
 from ..store import read_yaml
-from ..update import RULES
+from ..update import RULES, Keys, SecondMoment, Value, rank_one_update
 from .runs import TIMES
 from .verdicts import MINIMUM as MINIMUM
 from .verdicts import Evidence, Statement, core, premise, supporting, verdict
@@ -172,16 +173,18 @@ def comparable_metrics(evidence: Evidence) -> list[Statement]:
 def memory_errors() -> dict[str, dict[str, float]]:
     """Per rule the relative error ||W'k - v_e|| / ||v_e|| at both keys, for a random W (d_v, d_k), C_0, keys and v_e."""
     draw, d_k, d_v = torch.Generator().manual_seed(0), 24, 16
-    weight = torch.randn(d_v, d_k, generator=draw)
+    memory = torch.nn.Linear(d_k, d_v, bias=False)
+    memory.weight.data = torch.randn(d_v, d_k, generator=draw)
+    site = EditSite(0, "", memory, memory)
     stored = torch.randn(d_k, 4 * d_k, generator=draw, dtype=torch.float64)
-    all_keys = torch.randn(5, d_k, generator=draw)
-    target = torch.randn(d_v, generator=draw)
-    keys, errors = {"average": all_keys.mean(0), "original": all_keys[0]}, {}
-    for rule, choice in RULES.items():
-        u = torch.linalg.solve(stored @ stored.T, keys[choice.direction].double())
-        left, right = target - weight @ keys[choice.residual], (u / (u @ keys[choice.denominator].double())).float()
-        after = {name: weight @ key + left * (right @ key) for name, key in keys.items()}
-        errors[rule] = {name: ((value - target).norm() / target.norm()).item() for name, value in after.items()}
+    c0 = SecondMoment(stored @ stored.T / (4 * d_k), 4 * d_k, "", 0)
+    keys, target = Keys(torch.randn(5, d_k, generator=draw)), torch.randn(d_v, generator=draw)
+    at = {"average": keys.average, "original": keys.original}
+    value, errors = Value(target * 0, target, (), (), keys), {}
+    for rule in RULES:
+        update = rank_one_update(site, keys, value, c0, rule)
+        after = {name: site.value(key) + update.left * (update.right @ key) for name, key in at.items()}
+        errors[rule] = {name: ((found - target).norm() / target.norm()).item() for name, found in after.items()}
     return errors
 
 
