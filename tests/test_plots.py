@@ -134,7 +134,7 @@ def test_a_filter_is_drawn_at_the_eigenvalues_that_it_keeps():
     assert (everything, small) == (3, 2)
 
 
-def test_every_method_has_a_line_and_every_second_moment_a_panel(edits):
+def test_every_method_has_a_line_and_every_second_moment_and_layer_a_panel(edits):
     table = edits.assign(method=edits["rule"], stratum=np.where(edits["position"].eq(0), "first-token", "ordinary"))
     table = table.assign(share_written=0.5, preservation=2.0)
     figure = plots.what_came_after(table[table["method"].isin(["unedited", "rome", "aao"])])
@@ -142,11 +142,11 @@ def test_every_method_has_a_line_and_every_second_moment_a_panel(edits):
     assert [panel.get_title("left") for panel in figure.axes][:2] == ["share written", "ES"]
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unedited", "rome", "aao"]
     pair = edits[edits["rule"].isin(["rome", "r-rome"])].assign(gain=0.1, perplexity_ratio=2.0)
-    moments = pd.concat([pair.assign(second_moment=name, layer=layer) for name, layer in (("C", 7), ("I", 9))])
+    moments = pd.concat([pair.assign(second_moment=name, layer=layer) for layer in (7, 9) for name in "CI"])
     figure = plots.identity_second_moment(moments)
     figure.canvas.draw()
-    assert [panel.get_title("left") for panel in figure.axes] == ["C", "I"]
-    assert [panel.texts[0].get_text() for panel in figure.axes] == ["layer 7", "layer 9"]
+    titles = ["layer 7, C", "layer 7, I", "layer 9, C", "layer 9, I"]
+    assert [panel.get_title("left") for panel in figure.axes] == titles
 
 
 @pytest.mark.parametrize("outcome, says", [(False, "no edit breaks the model"), (True, "every edit breaks the model")])

@@ -1,11 +1,14 @@
 """The figures of what goes beyond the paper's own: leading tokens, C_0's text, C = I, the layer, and speed."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..measure.metrics import score
 from ..update.rules import NAMED_RULES, RULES
@@ -91,6 +94,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
     filters = table.set_index("eigenvalue").replace(0, np.nan).pipe(lambda s: s / s.max())
     filters = filters.reset_index().melt("eigenvalue", var_name="filter", value_name="s")
     right = panel.twinx()
+    panel.grid(visible=False)
     lines(right, filters, "eigenvalue", "s", "filter", markers=False)
     right.set(yscale="log", ylabel="$s(e)$, relative to its largest value")
     legend(right, loc="upper right")
@@ -101,17 +105,15 @@ def spectrum(table: pd.DataFrame) -> Figure:
 def identity_second_moment(table: pd.DataFrame) -> Figure:
     """Perplexity after / before of each edit against g, the share of itself that an update of k_e has at k_e^o.
 
-    `table`: second_moment (a panel each), rule, gain (|g|), perplexity_ratio, and layer, written at the points.
+    `table`: layer (a row of panels each), second_moment (a column each), rule, gain (|g|) and perplexity_ratio.
     """
-    panels = table.groupby("second_moment", sort=False)
-    figure, axes = subplots(1, len(panels), figsize=(9, 3.6), sharex=True, sharey=True)
-    for (name, here), panel in zip(panels, axes, strict=True):
+    layers, seconds = table["layer"].unique(), table["second_moment"].unique()
+    figure, axes = subplots(len(layers), len(seconds), figsize=(9, 5.2), sharex=True, sharey=True, squeeze=False)
+    for (layer, second), panel in zip(product(layers, seconds), axes.flat, strict=True):
+        here = table[table["layer"].eq(layer) & table["second_moment"].eq(second)]
         sns.scatterplot(here, x="gain", y="perplexity_ratio", s=40, alpha=0.8, ax=panel, **BY_RULE)
-        for layer, points in here.groupby("layer"):
-            place = points["gain"].median(), points["perplexity_ratio"].max() * 1.6
-            panel.annotate(f"layer {layer}", place, ha="center", fontsize=7.5)
         panel.axvline(1, color="0.6", linestyle=":", linewidth=1)
-        panel.set(xscale="log", yscale="log", title=name, ylabel="perplexity after / before")
+        panel.set(xscale="log", yscale="log", title=f"layer {layer}, {second}", ylabel="perplexity after / before")
         panel.set_xlabel("$|g|$, with $g = k_e^\\top C^{-1} k_e^o / k_e^\\top C^{-1} k_e$")
         legend(panel, loc="upper right")
     return figure
@@ -196,6 +198,9 @@ def speed(comparison: pd.DataFrame, growth: pd.DataFrame) -> Figure:
     axes = figure.subplot_mosaic([["times"] * len(kinds), kinds])
     sns.stripplot(times, x="seconds", y="what", hue="solver", palette=solvers, jitter=False, size=8, ax=axes["times"])
     axes["times"].set(xscale="log", xlabel="seconds (log scale)", ylabel=None)
+    axes["times"].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes["times"].xaxis.set_major_formatter(ScalarFormatter())
+    axes["times"].xaxis.set_minor_formatter(NullFormatter())
     legend(axes["times"], **ABOVE)
     for kind, line in growth.groupby("varied", sort=False):
         lines(axes[kind], line, "size", "seconds", "solver", palette=solvers, legend=False)

@@ -88,7 +88,8 @@ def playground(editor: Editor, examples: Sequence[Fact] = (), *, n_generated: in
     found: dict[tuple, Solution] = {}  # the last one, by what it was searched for: another rule needs no new search
     options = [(f"{fact.rewrite} → {fact.target_new}", fact) for fact in examples]
     example = ipywidgets.Dropdown(options=options, description="example", layout={"width": "98%"})
-    fields = {name: ipywidgets.Textarea(rows=1, description=name, layout={"width": "98%"}) for name in TYPED}
+    look = {"rows": 1, "layout": {"width": "98%"}, "style": {"description_width": "8em"}}
+    fields = {name: ipywidgets.Textarea(description=name, **look) for name in TYPED}
     rule = ipywidgets.Dropdown(options=list(RULES), value="r-rome", description="rule")
     step = ipywidgets.Dropdown(options=STEPS, description="step")
     button, page = ipywidgets.Button(description="Go"), ipywidgets.HTML()
