@@ -175,6 +175,17 @@ def test_paired_differences_see_what_unpaired_intervals_do_not(edits):
         paired_differences(edits, "p-rome", "rome")
 
 
+def test_facts_of_one_subject_do_not_make_an_interval_narrower(edits):
+    once = metrics_table(edits.assign(subject=edits["fact"]))
+    twice = pd.concat(
+        [edits.assign(subject=edits["fact"]), edits.assign(subject=edits["fact"], fact=edits["fact"] + 20)]
+    )
+    columns = [f"{name}{end}" for name in ("ES", "PS", "NM", "GE", "S") for end in ("", "_low", "_high")]
+    pd.testing.assert_frame_equal(metrics_table(twice)[columns], once[columns])
+    found = [paired_differences(each, "r-rome", "rome", ["PS", "S"]) for each in (twice, edits)]
+    pd.testing.assert_frame_equal(*found)
+
+
 def test_best_are_the_rules_not_seen_to_lie_below_the_first(edits):
     rome = edits[edits["rule"].eq("rome")]
     ones = {rule: rome.assign(rule=rule, PS=PS) for rule, PS in {"a": 0.9, "b": 0.9, "c": 0.2, "unedited": 1.0}.items()}

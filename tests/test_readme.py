@@ -172,6 +172,10 @@ def sizes(numbers):
 def test_the_speed_is_what_was_measured():
     told = re.findall(r"^\| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.e-]+) \|$", TEXT["speed"], re.M)
     formats = {"seconds_batched": ".1f", "seconds_ours": ".1f", "ratio": ".1f", "relative_error": ".1e"}
-    measured = [[format(float(row[name]), digits) for name, digits in formats.items()] for row in accepted("speed") if row["ratio"]]
+    measured = [
+        [format(float(row[name]), digits) for name, digits in formats.items()]
+        for row in accepted("speed")
+        if row["ratio"]
+    ]
     short = {"0.0e+00": "0"}
     assert told == [(*others, short.get(error, error.replace("e-0", "e-"))) for *others, error in measured]

@@ -1,4 +1,4 @@
-"""The paper's measures as pure functions, and tables of them with 95 % percentile bootstrap intervals over facts.
+"""The paper's measures as pure functions, and tables of them with 95 % percentile bootstrap intervals over subjects.
 
 Shares and differences in tables are in per cent, as the paper gives them; GE is 100 times the entropy.
 """
@@ -6,7 +6,6 @@ Shares and differences in tables are in per cent, as the paper gives them; GE is
 import itertools
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
@@ -140,9 +139,9 @@ def metrics_table(edits: pd.DataFrame) -> pd.DataFrame:
     for rule, here in edits.groupby("rule", sort=False):
         if twice := here["fact"][here["fact"].duplicated()].tolist():
             raise RromeError(f"fact {twice[0]} has two rows under {rule}: number the facts of joined studies apart")
-        found = {name: _measured(name, here) for name in COLUMNS}
+        found = {name: _measured(name, here.set_index("fact")) for name in COLUMNS}
         if "perplexity" in here:
-            found["perplexity"] = interval([here["perplexity"].fillna(np.inf)], np.median)
+            found["perplexity"] = interval([here["perplexity"].fillna(np.inf)], np.median)  # over facts
         numbers = {f"{name}{end}": three[n] for name, three in found.items() for n, end in enumerate(ENDS)}
         rows.append({"rule": rule, "facts": len(here)} | numbers)
     table = pd.DataFrame(rows)
@@ -176,18 +175,33 @@ def _measured(name: str, *tables: pd.DataFrame) -> Found:
     """A measure of one table, or its difference between two over the facts of both, in the table's unit; NaN for no fact."""
     columns = ["ES", "PS", "NS"] if name == "S" else [name]
     statistic: Callable = harmonic_score if name == "S" else np.mean
-    facts = pd.concat([table.reindex(columns=columns) for table in tables], axis=1, join="inner").dropna()
-    if facts.empty:
-        return NOTHING
+    facts = pd.concat([table.reindex(columns=columns) for table in tables], axis=1, join="inner")
 
     def difference(*samples, axis):
         half = len(columns)
         return statistic(*samples[:half], axis=axis) - statistic(*samples[half:], axis=axis)
 
-    samples = facts.to_numpy().T
-    value, low, high = interval(samples, statistic if len(tables) == 1 else difference, bounds=BOUNDS.get(name, ()))
+    subjects = tables[0].get("subject", tables[0].index.to_series()).loc[facts.index]
+    found = by_subject(facts, subjects, statistic if len(tables) == 1 else difference, BOUNDS.get(name, ()))
     scale = 1 if name == "GE" else 100
-    return scale * value, scale * low, scale * high
+    return tuple(scale * number for number in found)
+
+
+def by_subject(facts: pd.DataFrame, subjects: ArrayLike, statistic: Callable, bounds: Sequence[float] = ()) -> Found:
+    """A statistic of the columns (each a sample, one row a fact) with its interval, resampled by subject.
+
+    Facts of one subject are not independent. The statistic depends on the columns' means only; rows with NaN are left out.
+    """
+    groups = facts.dropna().groupby(pd.Series(np.asarray(subjects), facts.index), sort=False)
+
+    def of_means(*samples, axis):  # per subject the sum of each column, and the number of facts
+        *sums, n = (np.sum(sample, axis=axis, keepdims=True) for sample in samples)
+        return statistic(*(total / n for total in sums), axis=axis)
+
+    if not len(groups):
+        return NOTHING
+    found = interval([*groups.sum().to_numpy().T, groups.size()], of_means)
+    return interval(groups.mean().to_numpy().T, statistic, bounds=bounds) if np.isclose(*found[1:]) else found
 
 
 def auc(predictor: pd.Series, outcome: pd.Series) -> Found:
@@ -220,23 +234,6 @@ def roc_area(size: np.ndarray, came: np.ndarray) -> np.ndarray:
     positive = came.sum(-1)
     above = (stats.rankdata(size, axis=-1) * came).sum(-1) - positive * (positive + 1) / 2
     return above / (positive * (came.shape[-1] - positive))
-
-
-def survival(runs: pd.DataFrame) -> pd.DataFrame:
-    """Kaplan-Meier curves: per rule the share of runs not collapsed after n edits, with its 95 % interval.
-
-    `runs` has one row per run: `rule`, `collapse` (the edit, NaN for none) and `edits` (the length of the run).
-    """
-    curves = []
-    for rule, here in runs.groupby("rule", sort=False):
-        times = stats.CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
-        estimate = stats.ecdf(times).sf
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where none, or all, collapse
-            ends = estimate.confidence_interval(method="log-log")
-        points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
-        columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
-        curves.append(pd.DataFrame(columns).assign(rule=rule))
-    return pd.concat(curves, ignore_index=True)
 
 
 def largest_difference(again: pd.DataFrame, stored: pd.DataFrame, columns: list[str], on: list[str]) -> pd.Series:

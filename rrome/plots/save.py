@@ -35,9 +35,9 @@ SERIES = ("#332288", "#999933", "#882255", "#8B6B4A", "#444444", "#A8A8F0")
 SIZE = r"$\Vert\Delta\Vert_F$"
 
 CAPTION = (
-    "{} {}. Per cent, GE times 100, perplexity the median; in brackets 95 % intervals, bootstrapped over facts (rule of three "
-    "where all agree). Bold: the best edited model of a column and those not seen to lie below it, where these are not all "
-    "(paired differences)."
+    "{} {}. Per cent, GE times 100, perplexity the median; in brackets 95 % intervals, bootstrapped over subjects, that of "
+    "perplexity over facts (rule of three where all agree). Bold: the best edited model of a column and those not seen to "
+    "lie below it, where these are not all (paired differences)."
 )
 
 # seaborn's keywords: points and lines by rule

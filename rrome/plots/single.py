@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from ..measure.metrics import harmonic_score, interval
+from ..measure.metrics import by_subject, harmonic_score
 from ..update.rules import NAMED_RULES, RULES
 from .save import COLOURS, INTERVAL, MARKERS, NAMES, SIZE, legend, name_rules, style, subplots, with_interval
 
@@ -105,7 +105,8 @@ def _means(panel: Axes, found: pd.DataFrame, **axes: Any) -> None:
 def intervals(edits: pd.DataFrame, by: list[str], names: Sequence[str], statistic: Callable) -> pd.DataFrame:
     """A statistic of each group of edits with its interval, as `value` in the form that INTERVAL draws."""
     groups = edits.groupby(by, sort=False)
-    rows = [(*group, *interval([here[name] for name in names], statistic, bounds=(0, 1))) for group, here in groups]
+    found = ((group, by_subject(here[[*names]], here["subject"], statistic, (0, 1))) for group, here in groups)
+    rows = [(*group, *three) for group, three in found]
     return with_interval(pd.DataFrame(rows, columns=[*by, "value", "low", "high"]), "value")
 
 
@@ -208,7 +209,7 @@ def prefixed_efficacy(edits: pd.DataFrame) -> Figure:
     rules = [rule for rule in (*NAMED_RULES, "aao") if rule in set(edits["rule"])]
     prompts = {"ES": "bare prompt", "ES_prefixed": "after unseen prefixes"}
     edits = _with_strata(edits[edits["rule"].isin(rules)]).rename(columns=prompts)
-    edits = edits.melt(["subjects", "rule"], prompts.values(), "prompt", "ES")
+    edits = edits.melt(["subjects", "rule", "subject"], prompts.values(), "prompt", "ES")
     found = intervals(edits, ["subjects", "rule", "prompt"], ["ES"], np.mean)
     looks = {"hue": "rule", "hue_order": rules, "palette": COLOURS, "markers": [MARKERS[rule] for rule in rules]}
     grid = sns.catplot(

@@ -1,13 +1,12 @@
 """The studies, one file each: many edits made and measured, as tables."""
 
-from ..measure.metrics import survival
 from .baseline import against_batched, lockstep_speed
 from .beyond import leading_edits, sink_survey, text_sizes, vocabulary_sample
 from .claims import memory_errors, scorecard
 from .draw import draw_facts, draw_sequence, mixed_probe, named_tasks, preflights, probe
 from .examples import playground, what_it_says
 from .layer import SHOWN, depth_map, layer_sweep, layer_table, safety, trace_layers
-from .runs import SequentialRun, broken, collapse_edit, curve, read_sequential
+from .runs import SequentialRun, broken, collapse_edit, curve, read_sequential, survival
 from .sequential import Checks, lockstep, sequential_edits
 from .single import Measures, read_single_edits, single_edits, study_settings
 from .speed import edit_memory, scaling, stages

@@ -8,11 +8,13 @@ An edited model is broken when its perplexity on a probe text exceeds TIMES the 
 al. 2024, The Butterfly Effect of Model Editing). A run has collapsed at the first edit after which its model is broken.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from ..edit import EditLog
 from ..store import RromeError, read_journal
@@ -80,3 +82,20 @@ def curve(edits: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
     steps["perplexity"] = [checkpoints.set_index("edits")["perplexity"][0], *edits["perplexity"]]
     measured = checkpoints.drop(columns=["delta", "perplexity", "texts"], errors="ignore")
     return steps.merge(measured, on="edits", how="left")
+
+
+def survival(runs: pd.DataFrame) -> pd.DataFrame:
+    """Kaplan-Meier curves: per rule the share of runs not collapsed after n edits, with its 95 % interval.
+
+    `runs` has one row per run: `rule`, `collapse` (the edit, NaN for none) and `edits` (the length of the run).
+    """
+    curves = []
+    for rule, here in runs.groupby("rule", sort=False):
+        times = stats.CensoredData.right_censored(here["collapse"].fillna(here["edits"]), here["collapse"].isna())
+        estimate = stats.ecdf(times).sf
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where none, or all, collapse
+            ends = estimate.confidence_interval(method="log-log")
+        points = {"survived": estimate.probabilities, "low": ends.low.probabilities, "high": ends.high.probabilities}
+        columns = {"edits": [0, *estimate.quantiles]} | {name: [1.0, *shares] for name, shares in points.items()}
+        curves.append(pd.DataFrame(columns).assign(rule=rule))
+    return pd.concat(curves, ignore_index=True)
