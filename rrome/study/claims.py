@@ -23,7 +23,8 @@ from .verdicts import Evidence, Statement, core, premise, supporting, verdict
 
 REPEATING = 0.5  # normalised entropy below it: the text says few words, or tokens, again and again
 HALF = 50  # per cent: "most" of the texts; "suddenly": one edit carries so much of the rise of log perplexity
-LARGE = 10  # "much larger", "by orders of magnitude": at least one order
+LARGE = 10  # "much larger": at least one order of magnitude
+ORDERS = 100  # "by orders of magnitude": at least two
 SORTED = 0.9  # area under the ROC curve
 MOST = 75  # per cent of the broken subjects that a rule must leave whole to be the cure
 ONE_CLUSTER = 2  # two groups of sizes are one cluster when their medians differ by less than this factor
@@ -147,14 +148,14 @@ def slow_decay(evidence: Evidence) -> list[Statement]:
         f"over the whole run, in which ROME's model breaks, r-ROME's perplexity stays below {TIMES:g} times its start"
     )
     final = rome["delta_after"].iloc[-1] / edits["delta_after"].iloc[-1]
-    smaller = f"r-ROME's |Δ| at the end is at least {LARGE} times smaller than ROME's"
+    smaller = f"r-ROME's |Δ| at the end is at least {ORDERS} times smaller than ROME's, by orders of magnitude"
     smooth = f"no r-ROME edit's own |Δ| is above {JUMP} times its run's median"
     last = f"{ratios.iloc[-1]:.2f} after {n} edits, ROME's {evidence.ratios('rome').iloc[-1]:,.1f}"
     steps = ", ".join(edits["subject"][sizes > JUMP])
     return [
         collapsed,
         core(stays, "below", TIMES, (highest,), n=n, note=last),
-        supporting(smaller, "above", LARGE, (final,), n=n),
+        supporting(smaller, "above", ORDERS, (final,), n=n),
         supporting(smooth, "below", JUMP, (sizes.max(),), n=n, note=steps),
     ]
 
