@@ -182,9 +182,10 @@ def _measured(name: str, *tables: pd.DataFrame) -> Found:
         return statistic(*samples[:half], axis=axis) - statistic(*samples[half:], axis=axis)
 
     subjects = tables[0].get("subject", tables[0].index.to_series()).loc[facts.index]
-    found = by_subject(facts, subjects, statistic if len(tables) == 1 else difference, BOUNDS.get(name, ()))
+    of = statistic if len(tables) == 1 else difference
+    value, low, high = by_subject(facts, subjects, of, BOUNDS.get(name, ()))
     scale = 1 if name == "GE" else 100
-    return tuple(scale * number for number in found)
+    return scale * value, scale * low, scale * high
 
 
 def by_subject(facts: pd.DataFrame, subjects: ArrayLike, statistic: Callable, bounds: Sequence[float] = ()) -> Found:
