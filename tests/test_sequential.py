@@ -327,9 +327,9 @@ def test_survival_by_hand():
 def test_a_log_joined_with_another_is_refused_and_measures_made_twice_count_once(whole, tmp_path):
     expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
-    for name in ("checkpoints.jsonl", "final.jsonl"):
+    for name, column in {"checkpoints.jsonl": "delta", "final.jsonl": "ES"}.items():
         header, *rows = (tmp_path / "run" / name).read_text().splitlines()
-        again = [json.dumps(json.loads(row) | {"also": 1}) for row in rows]
+        again = [json.dumps(json.loads(row) | {column: 0.5}) for row in rows]
         (tmp_path / "run" / name).write_text("\n".join([header, *rows, *again]) + "\n")
     same(read_sequential(tmp_path / "run"), expected)
     log = tmp_path / "run" / "edits.jsonl"

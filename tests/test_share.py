@@ -242,7 +242,7 @@ def test_a_folder_that_holds_something_is_left_alone(edited, adapter, tmp_path):
     assert (tmp_path / "empty" / "adapter_config.json").exists()
 
 
-@pytest.mark.parametrize("step", ["save_file", "write_journal", "_config", "_write_card"])
+@pytest.mark.parametrize("step", ["save_file", "as_line", "_config", "_write_card"])
 def test_a_crash_leaves_nothing_half_written(edited, tmp_path, monkeypatch, step):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -198,7 +198,7 @@ def test_a_real_model_is_scored(tiny, folder):
 def test_bad_sources_are_named(folder, monkeypatch):
     with pytest.raises(RromeError, match="no task 'mnli': choose one of sst2, mrpc, cola, rte"):
         glue_task("mnli", folder)
-    with pytest.raises(RromeError, match="sst2.jsonl: give a folder"):
+    with pytest.raises(RromeError, match="sst2.jsonl cannot be read"):
         glue_task("sst2", folder / "nowhere")
     for records, message in ((["x"], "record 0"), ([{"sentence": "a"}, {"text": "b"}], "record 1.*texts in sentence")):
         (folder / "sst2.jsonl").write_text(json.dumps(records))
@@ -214,5 +214,5 @@ def test_offline_the_hub_is_explained(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
-    with pytest.raises(RromeError, match="could not be downloaded .*give a folder with sst2.jsonl"):
+    with pytest.raises(RromeError, match="could not be read .*give a folder with sst2.jsonl"):
         glue_task("sst2")

@@ -29,9 +29,8 @@ from transformers import __version__ as VERSION
 
 from .. import __version__
 from ..model.model import Model
-from ..store.disk import RromeError, atomic, explained, file_sha256
-from ..store.journal import write_journal
-from ..store.progress import quiet_bars
+from ..store.disk import RromeError, atomic, explained, file_sha256, quiet_bars
+from ..store.journal import as_line
 from ..update.rules import RankOneUpdate
 
 CONFIG, WEIGHTS, LINES, CARD = "adapter_config.json", "adapter_model.safetensors", "edits.jsonl", "README.md"
@@ -64,7 +63,7 @@ def save_adapter(
         base = {"name": model.name, "source": model.name} | model.origin
         base |= {"module": model.site.path, "dtype": str(model.site.weight.dtype).removeprefix("torch.")}
         settings = {"model": model.fingerprint, "layer": model.layer, **settings, "base": base, "rrome": __version__}
-        write_journal(scratch / LINES, settings, lines)
+        (scratch / LINES).write_text("".join(map(as_line, [{"settings": settings}, *lines])), encoding="utf-8")
         _config(model, len(made)).save_pretrained(scratch)
         _write_card(scratch, model, settings, [line for line in lines if line["file"]], "peft")
 

@@ -47,7 +47,7 @@ def read_texts(path: str | Path) -> list[str]:
         known = ", ".join([FACTBOOK, *_corpora()])
         raise RromeError(f"there is no text {str(path)!r}: choose {known}, or give a .txt or .jsonl file, or a folder")
     elif path.suffix in (".json", ".jsonl"):
-        texts = [_text_field(record, path, number) for number, record in enumerate(read_records(path))]
+        texts = [record["text"] for record in read_records(path, ["text"])]
     else:
         try:
             texts = re.split(r"\n\s*\n", path.read_text("utf-8-sig"))  # with or without a byte order mark
@@ -85,28 +85,27 @@ def _corpora() -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in read_yaml("datasets.yaml").items() if "lines" in entry}
 
 
-def _text_field(record: Any, path: Path, number: int) -> str:
-    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
-        raise RromeError(f'{path}, record {number}: a JSON object with a text in its field "text" was expected')
-    return record["text"]
-
-
 def _hub_documents(entry: Mapping[str, Any]) -> Iterator[str]:
     """Whole documents of a hub's data set; where its rows are lines, a document starts at each title " = ... = "."""
+    lines: list[str] = []
+    remedy = "give a file to read_texts(path)"
+    for row in hub_rows(entry["hub"], entry["config"], split="train", streaming=True, remedy=remedy):
+        if lines and (not entry["lines"] or re.match(r" = [^=]", row["text"])):
+            yield "".join(lines)
+            lines = []
+        lines.append(row["text"])
+    yield "".join(lines)
+
+
+def hub_rows(*names: str, remedy: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a data set of the hub, by name and configuration; RromeError, with the remedy, where it cannot be read."""
     try:
         from datasets import load_dataset  # an extra, which takes seconds to import
     except ImportError as error:
-        raise RromeError(f'{entry["hub"]} is read with the package datasets: pip install "rrome[hub]"') from error
+        raise RromeError(f'{names[0]} is read with the package datasets: pip install "rrome[hub]"') from error
     try:
-        rows = load_dataset(entry["hub"], entry["config"], split="train", streaming=True)
-        lines: list[str] = []
-        for row in rows:
-            if lines and (not entry["lines"] or re.match(r" = [^=]", row["text"])):
-                yield "".join(lines)
-                lines = []
-            lines.append(row["text"])
-        yield "".join(lines)
+        yield from load_dataset(*names, **options)
     except Exception as error:  # of whichever network library is below
         reason = (str(error) or repr(error)).splitlines()[0]
-        remedy = "connect to the internet once, or give a file to read_texts(path)"
-        raise RromeError(f"{entry['hub']} could not be read from the hub ({reason}): {remedy}") from error
+        what = f"{names[0]} could not be read from the hub ({reason})"
+        raise RromeError(f"{what}: connect to the internet once, or {remedy}") from error

@@ -1,10 +1,11 @@
 """GLUE, the paper's four downstream tasks: validation examples as few-shot prompts."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..facts.text import hub_rows
 from ..store.disk import RromeError, read_records, read_yaml
 from .tasks import GlueTask
 
@@ -20,7 +21,11 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
     if name not in known["tasks"]:
         raise RromeError(f"there is no task {name!r}: choose one of {', '.join(known['tasks'])}")
     task = known["tasks"][name]
-    records = _from_hub(known["source"], name) if source == "hub" else _from_folder(Path(source), name, task["fields"])
+    if source == "hub":
+        remedy = f"give a folder with {name}.jsonl"
+        records = list(hub_rows(known["source"], name, split="validation", remedy=remedy))
+    else:
+        records = read_records(Path(source, f"{name}.jsonl"), task["fields"])
     by_label = {label: [record for record in records if record.get("label") == label] for label in (0, 1)}
     draw = random.Random(f"{seed} {name}")
     for pool in by_label.values():
@@ -38,26 +43,3 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
 
 def _ask(task: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return task["ask"].format(**{field: " ".join(record[field].split()) for field in task["fields"]})
-
-
-def _from_folder(folder: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    file = folder / f"{name}.jsonl"
-    if not file.exists():
-        raise RromeError(f"there is no {file}: give a folder that holds it, or 'hub'")
-    records = read_records(file)
-    for number, record in enumerate(records):
-        if not isinstance(record, Mapping) or not all(isinstance(record.get(field), str) for field in fields):
-            raise RromeError(f"{file}, record {number}: no JSON object with texts in {', '.join(fields)}")
-    return records
-
-
-def _from_hub(repository: str, name: str) -> list[dict[str, Any]]:
-    try:
-        import datasets  # an extra, and heavy
-    except ImportError as error:
-        raise RromeError(f'GLUE\'s {name} is read with the package datasets: pip install "rrome[hub]"') from error
-    try:
-        return list(datasets.load_dataset(repository, name, split="validation"))
-    except (OSError, ValueError, RuntimeError) as error:
-        remedy = f"connect to the internet once, or give a folder with {name}.jsonl"
-        raise RromeError(f"GLUE's {name} could not be downloaded from {repository} ({error}): {remedy}") from error

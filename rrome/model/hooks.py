@@ -67,11 +67,6 @@ def block_changed(block: nn.Module, change: Callable[[torch.Tensor], torch.Tenso
     return block.register_forward_hook(changed)
 
 
-def embeddings_changed(model: Model, change: Callable[[torch.Tensor], torch.Tensor]):
-    """Inside, the token embeddings are change(embeddings), (B, T, d)."""
-    return model.lm.get_input_embeddings().register_forward_hook(lambda _, _args, out: change(out))
-
-
 def logits_at(model: Model, positions: torch.Tensor):
     """Inside, logits are computed only at `positions` (2, M) = (row, column): the model's logits are (1, M, V)."""
 

@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..store.disk import RromeError, atomic, cache_dir, file_sha256, read_yaml
-from ..store.progress import quiet_bars
+from ..store.disk import RromeError, atomic, cache_dir, file_sha256, quiet_bars, read_yaml
 from .model import Model, wrap
 from .site import blocks_of
 

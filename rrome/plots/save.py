@@ -171,29 +171,21 @@ def provenance(editor: Any = None, **settings: Any) -> dict[str, Any]:
     `run_seconds` counts from the start of this process (in a notebook: its kernel).
     """
     packages = ("rrome", "torch", "transformers", "tokenizers", "numpy")
-    record = {"settings": settings, **({} if editor is None else _of_editor(editor))}
+    record: dict[str, Any] = {"settings": settings}
+    if editor is not None:
+        model, moment, on_gpu = editor.model, editor.second_moment, editor.model.device.type == "cuda"
+        record |= editor.settings | {
+            "model": {"name": model.name, "fingerprint": model.fingerprint, **model.origin},
+            "dtype": str(model.site.weight.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
+            "second_moment": {"key": moment.key, "tokens": moment.count},
+        }
     record["versions"] = {"python": platform.python_version(), **dict.fromkeys(packages)}  # None: not installed
     record["versions"] |= {each.name: each.version for name in packages for each in metadata.distributions(name=name)}
     record["git_commit"] = git_commit()
     record["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
     record["run_seconds"] = round(time.time() - psutil.Process().create_time(), 1)
     return record
-
-
-def _of_editor(editor: Any) -> dict[str, Any]:
-    model, moment = editor.model, editor.second_moment
-    on_gpu = model.device.type == "cuda"
-    return {
-        "model": {"name": model.name, "fingerprint": model.fingerprint, **model.origin},
-        "layer": model.layer,
-        "dtype": str(model.site.weight.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
-        "second_moment": {"key": moment.key, "tokens": moment.count},
-        "seed": editor.seed,
-        "leading": editor.leading,
-        "prefixes": list(editor.prefixes),
-        "search": vars(editor.search),
-    }
 
 
 def git_commit(folder: Path | None = None) -> str | None:

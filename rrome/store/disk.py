@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import platformdirs
 import yaml
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 
 class RromeError(ValueError):
@@ -31,8 +34,8 @@ def read_yaml(name: str) -> Any:
     return yaml.safe_load(resources.files("rrome").joinpath("data", name).read_text(encoding="utf-8"))
 
 
-def read_records(path: Path) -> list[Any]:
-    """The values in a JSON file, of one list or one a line, whatever its name; RromeError that names file and line."""
+def read_records(path: Path, texts: Sequence[str] = ()) -> list[Any]:
+    """The values in a JSON file, one list or one a line, with texts in the fields `texts`; RromeError names file and line."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
         records = json.loads(text) if text.lstrip().startswith("[") else _json_lines(text)
@@ -40,6 +43,9 @@ def read_records(path: Path) -> list[Any]:
         raise RromeError(f"{path} cannot be read ({error}): give a JSON list or one record a line, as UTF-8") from error
     if not records:
         raise RromeError(f"{path} holds no records: a JSON list or one record a line was expected")
+    for number, record in enumerate(records if texts else ()):
+        if not isinstance(record, dict) or not all(isinstance(record.get(field), str) for field in texts):
+            raise RromeError(f"{path}, record {number}: a JSON object with texts in {', '.join(texts)} was expected")
     return records
 
 
@@ -109,3 +115,21 @@ def explained(target: Path) -> Iterator[None]:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             problem, remedy = f"no disk space left to write {target}", "free some, or choose a roomier folder"
         raise RromeError(f"{problem}: {remedy} (RROME_CACHE for the cache)") from error
+
+
+def bar(*args: Any, show: bool | None = None, **kwargs: Any) -> tqdm:
+    """A tqdm bar; `show` None means where somebody can watch it: a terminal or a Jupyter kernel."""
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(*args, disable=not (watched if show is None else show), **kwargs)
+
+
+@contextlib.contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No transformers progress bars inside, and whatever was set before afterwards."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +74,6 @@ def find_study(kind: str, within: str | Path, **known: Any) -> Path:
         apart = differences(*list(found.values())[:2])
         raise RromeError(f"{within} has {len(found)} {kind} studies with these settings: say which ({apart})")
     return next(iter(found))
-
-
-def first_of(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """The first row for each value of the named fields: files joined from two machines hold some rows twice."""
-    found: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in names), row)
-    return list(found.values())
-
-
-def write_journal(path: Path, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """A finished journal in one go, for `read_journal`."""
-    lines = [{"settings": settings}, *rows]
-    path.write_text("".join(map(as_line, lines)), encoding="utf-8")
 
 
 class Journal(contextlib.AbstractContextManager["Journal"]):

@@ -23,7 +23,7 @@ from ..facts import Fact
 from ..measure import harmonic_score, interval
 from ..measure.metrics import share
 from ..model import Model, read_row, sample_prefixes, subject_tokens
-from ..model.hooks import block_changed, embeddings_changed, logits_at, output_changed
+from ..model.hooks import block_changed, logits_at, output_changed
 from ..model.site import find_site
 from ..model.tokens import check_prompts
 from ..store import RromeError, bar
@@ -155,7 +155,7 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[flo
     restored = torch.arange(1 + samples, n_rows, device=model.device).view(model.depth, samples)
     positions = torch.cartesian_prod(torch.arange(n_rows), torch.arange(n_read - row.n_target, n_read)).T
 
-    def noised(embedded: torch.Tensor) -> torch.Tensor:  # (B, T, d)
+    def noised(_module: nn.Module, _args: tuple, embedded: torch.Tensor) -> torch.Tensor:  # (B, T, d)
         embedded = embedded.clone()
         embedded[1:, tokens.start : tokens.stop] += shift.repeat(1 + model.depth, 1, 1).to(embedded)
         return embedded
@@ -166,7 +166,7 @@ def trace(model: Model, fact: Fact, shift: torch.Tensor, kind: str) -> tuple[flo
         return state
 
     with contextlib.ExitStack() as hooks:
-        hooks.enter_context(embeddings_changed(model, noised))
+        hooks.enter_context(model.lm.get_input_embeddings().register_forward_hook(noised))
         for layer, rows in enumerate(restored):
             site, change = find_site(model.lm, layer), partial(restore, rows=rows)
             hooks.enter_context(block_changed(site.block, change) if kind == "hidden" else output_changed(site, change))

@@ -16,7 +16,7 @@ from ..measure.scores import fact_probabilities, row_perplexities, rowwise
 from ..model import Model, generate, read_row, sample_prefixes
 from ..model.tokens import BARE, check_prompts, check_templates, fill, subject_position
 from ..store import Journal, RromeError, bar, digest, read_journal
-from ..store.journal import WEIGHTS, differences, find_study, first_of, study_path
+from ..store.journal import WEIGHTS, differences, find_study, study_path
 from ..update import NAMED_RULES, RULES, RankOneUpdate, Rule, preflight, rule_named
 from ..update.rules import rules_named
 from .draw import probe
@@ -143,7 +143,8 @@ def read_single_edits(path: str | Path, **known: Any) -> pd.DataFrame:
 
 def as_table(rows: Sequence[dict[str, Any]], *names: str) -> pd.DataFrame:
     """The rows of a journal, the first for each value of the named fields; what was never measured is NaN."""
-    table = pd.DataFrame(first_of(rows, *names))
+    table = pd.DataFrame(rows)
+    table = table.drop_duplicates([*names], ignore_index=True) if len(table) else table
     return table.assign(**{name: math.nan for name in table if table[name].isna().all()})
 
 

@@ -19,8 +19,7 @@ from ..facts.fact import Fact
 from ..model.hooks import attending_to, input_of
 from ..model.model import Model
 from ..model.tokens import BATCH_TOKENS, Row, batches, pad_right, read_row
-from ..store.disk import RromeError
-from ..store.progress import bar
+from ..store.disk import RromeError, bar
 
 SHARED_START_TOKENS = 512  # padded tokens in one forward pass after a shared start, which needs little padding
 PASS = 64  # the fixed cost of a forward pass, in tokens

@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from ..facts.text import FACTBOOK, named_texts
 from ..model.model import Model
 from ..model.tokens import batches, pad_right
-from ..store.disk import RromeError, atomic, cache_dir, digest, file_sha256
-from ..store.progress import bar
+from ..store.disk import RromeError, atomic, bar, cache_dir, digest, file_sha256
 from .keys import capture_inputs
 
 WINDOW = 512  # tokens of text in one input, at most
