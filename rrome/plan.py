@@ -47,7 +47,7 @@ def counts(folder: Path, profile: str, depth: int = 1) -> tuple[pd.DataFrame, di
         facts = 0 if name in READERS else times * sum(p.get(each, 0) for each in KINDS) + 3 * p.get("n_each", 0)
         runs, edits = len(p.get("rules", NAMED_RULES)) * len(p.get("orders", [0])), p.get("n_edits", 0)
         more = 3 * p.get("n_sink", 0)  # at a second layer, three rules
-        rows[name] = (facts, runs * edits + more, runs * (1 + edits // p["every"]) if "every" in p else 0)
+        rows[name] = (facts, runs * edits + more, runs * (1 + edits // p["every"]) if edits else 0)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["facts", "edits", "checkpoints"])
     return table[table.any(axis=1)], parameters
 
