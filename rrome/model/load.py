@@ -140,7 +140,7 @@ def _from_pretrained(
         with quiet_bars(), torch.inference_mode(False):
             tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
             loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise RromeError(_no_model(source, error)) from error
     lm, found = loaded
     if missing := sorted(found["missing_keys"]):
