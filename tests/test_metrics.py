@@ -184,6 +184,8 @@ def test_facts_of_one_subject_do_not_make_an_interval_narrower(edits):
     pd.testing.assert_frame_equal(metrics_table(twice)[columns], once[columns])
     found = [paired_differences(each, "r-rome", "rome", ["PS", "S"]) for each in (twice, edits)]
     pd.testing.assert_frame_equal(*found)
+    untold = edits.assign(subject=edits["fact"].where(edits["rule"].eq("rome")))  # as in a table joined of two
+    pd.testing.assert_frame_equal(metrics_table(untold)[columns], once[columns])
 
 
 def test_best_are_the_rules_not_seen_to_lie_below_the_first(edits):

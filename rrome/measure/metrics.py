@@ -181,7 +181,8 @@ def _measured(name: str, *tables: pd.DataFrame) -> Found:
         half = len(columns)
         return statistic(*samples[:half], axis=axis) - statistic(*samples[half:], axis=axis)
 
-    subjects = tables[0].get("subject", tables[0].index.to_series()).loc[facts.index]
+    own = tables[0].index.to_series()  # a fact whose subject is not told stands for itself
+    subjects = tables[0].get("subject", own).fillna(own).loc[facts.index]
     of = statistic if len(tables) == 1 else difference
     value, low, high = by_subject(facts, subjects, of, BOUNDS.get(name, ()))
     scale = 1 if name == "GE" else 100
