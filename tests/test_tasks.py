@@ -198,7 +198,7 @@ def test_a_real_model_is_scored(tiny, folder):
 def test_bad_sources_are_named(folder, monkeypatch):
     with pytest.raises(RromeError, match="no task 'mnli': choose one of sst2, mrpc, cola, rte"):
         glue_task("mnli", folder)
-    with pytest.raises(RromeError, match="sst2.jsonl cannot be read"):
+    with pytest.raises(RromeError, match="sst2.jsonl: give a folder"):
         glue_task("sst2", folder / "nowhere")
     for records, message in ((["x"], "record 0"), ([{"sentence": "a"}, {"text": "b"}], "record 1.*texts in sentence")):
         (folder / "sst2.jsonl").write_text(json.dumps(records))

@@ -24,8 +24,10 @@ def glue_task(name: str, source: str | Path = "hub", *, n_per_class: int = 100, 
     if source == "hub":
         remedy = f"give a folder with {name}.jsonl"
         records = list(hub_rows(known["source"], name, split="validation", remedy=remedy))
+    elif not (file := Path(source, f"{name}.jsonl")).exists():
+        raise RromeError(f"there is no {file}: give a folder that holds it, or 'hub'")
     else:
-        records = read_records(Path(source, f"{name}.jsonl"), task["fields"])
+        records = read_records(file, task["fields"])
     by_label = {label: [record for record in records if record.get("label") == label] for label in (0, 1)}
     draw = random.Random(f"{seed} {name}")
     for pool in by_label.values():
